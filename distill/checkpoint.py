@@ -1,0 +1,128 @@
+"""What a trial leaves on disk: the resumable state of its training, and its best student.
+
+Two different things in two different files. `last.pt` continues a training (weights, optimiser, random
+streams); a student's folder (`student.safetensors` and `student.json`) is all that is evaluated, promoted
+and served. Every file is written beside its place and then moved there, so none is ever half-written.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from distill.errors import InputError
+from distill.settings import Settings
+from distill.students import AnyStudentSettings
+
+LAST = "last.pt"
+BEST = "best"
+WEIGHTS = "student.safetensors"
+CARD = "student.json"
+
+
+class StudentCard(Settings):
+    """What must be known to rebuild a student around its weights, and where it comes from."""
+
+    student: AnyStudentSettings
+    """The student's architecture."""
+    embedding_dim: int
+    """Width of its embeddings."""
+    size_px: int
+    """Side of the faces that it takes: RGB, float32, in [-1, 1]."""
+    epoch: int
+    """The epoch after which the weights were taken."""
+    metrics: dict[str, float]
+    """What was reported after that epoch."""
+    teacher_digest: str
+    """The teacher that it was distilled from."""
+    sha256: str
+    """Of the weights' file."""
+
+    def build(self) -> nn.Module:
+        """The student, untrained, in evaluation mode."""
+        return self.student.build(embedding_dim=self.embedding_dim, size_px=self.size_px).eval()
+
+
+def save_state(state: dict[str, Any], directory: Path) -> None:
+    """Writes the state that `load_state` continues from: tensors and plain types only."""
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".last-", delete=False) as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, directory / LAST)
+
+
+def load_state(directory: Path) -> dict[str, Any] | None:
+    """The state of the last finished epoch, on the CPU; None when no epoch was finished."""
+    path = directory / LAST
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+def save_student(network: nn.Module, directory: Path, **card: Any) -> StudentCard:
+    """Replaces the student in `directory` by `network`, whole.
+
+    Args:
+        card: The fields of `StudentCard`, less the digest of the weights.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, fresh / WEIGHTS)
+    written = StudentCard(**card, sha256=sha256_of(fresh / WEIGHTS))
+    (fresh / CARD).write_text(written.model_dump_json(indent=2))
+    fresh.chmod(0o755)
+    stale = fresh.with_name(fresh.name + "-stale")
+    if directory.exists():
+        os.replace(directory, stale)
+    os.replace(fresh, directory)
+    shutil.rmtree(stale, ignore_errors=True)
+    return written
+
+
+def read_card(directory: Path) -> StudentCard:
+    """Reads what a student's folder says of itself.
+
+    Raises:
+        InputError: If there is no such folder, or its card is not one.
+    """
+    try:
+        return TypeAdapter(StudentCard).validate_json((directory / CARD).read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{directory} is not a student's folder: it has no {CARD}") from None
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise InputError(f"{directory / CARD} is not a student's card: {error}") from error
+
+
+def load_student(directory: Path) -> tuple[nn.Module, StudentCard]:
+    """Rebuilds a student, every tensor of it, in evaluation mode. Nothing is unpickled.
+
+    Raises:
+        InputError: If the folder is incomplete, or its weights are not those that its card names.
+    """
+    card = read_card(directory)
+    path = directory / WEIGHTS
+    if not path.exists():
+        raise InputError(f"{directory} is not a student's folder: it has no {WEIGHTS}")
+    if (digest := sha256_of(path)) != card.sha256:
+        raise InputError(f"{path} has sha256 {digest}, its card says {card.sha256}")
+    student = card.build()
+    try:
+        student.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{path} does not fit a {card.student.name}: {error}") from error
+    return student, card
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,139 @@
+"""The `distill` command: one trial, one evaluation, one contact sheet. No cluster, no search.
+
+Heavy imports wait inside the commands, so that `--help` answers at once.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Ends a command as users expect: one sentence and the exit code, instead of a traceback."""
+
+    @functools.wraps(command)
+    def guard(*args: Any, **kwargs: Any) -> Any:
+        from distill.errors import DivergenceError, InputError
+
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            fail(str(error), code=2)
+        except DivergenceError as error:
+            fail(str(error), code=1)
+        except KeyboardInterrupt:
+            fail("interrupted", code=130)
+
+    return guard
+
+
+def fail(message: str, *, code: int) -> NoReturn:
+    """Says why on stderr and exits."""
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Distil a face-recognition teacher into a student: one trial at a time."""
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoints and student."
+)
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Overrides a field of the config.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores unless told.")
+@guarded
+def train(config: Path, out: Path, overrides: tuple[str, ...], threads: int | None) -> None:
+    """Trains one student as the YAML file CONFIG says; goes on where OUT holds an unfinished training."""
+    import torch
+
+    from distill.config import read_config
+    from distill.training import train as run
+
+    trial = read_config(config, overrides)
+    if threads:
+        torch.set_num_threads(threads)
+
+    def report(metrics: dict[str, float], checkpoint: Path) -> None:
+        shown = (trial.selection.metric, "train/loss", "train/similarity", "train/faces_per_second")
+        figures = "  ".join(f"{name} {metrics[name]:.4g}" for name in dict.fromkeys(shown) if name in metrics)
+        click.echo(f"epoch {int(metrics['epoch'])}/{trial.training.epochs}  {figures}")
+
+    best = run(trial, report=report, directory=out)
+    metric = trial.selection.metric
+    click.echo(f"best: epoch {int(best['epoch'])}, {metric} {best[metric]:.4f}, in {out}")
+
+
+@main.command()
+@click.argument("student", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Choice(["embedded-validation", "embedded-benchmark"]),
+    default="embedded-benchmark",
+    show_default=True,
+    help="Verification pairs to measure on.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@guarded
+def evaluate(student: Path, data: str, as_json: bool) -> None:
+    """Measures the student in the folder STUDENT on verification pairs."""
+    from distill.checkpoint import load_student
+    from distill.evaluation import evaluate_verification, static_efficiency
+    from distill.faces import EmbeddedFacesSettings
+
+    network, card = load_student(student)
+    faces = EmbeddedFacesSettings(size_px=card.size_px)
+    prefix = data.removeprefix("embedded-")
+    pairs = faces.benchmark() if prefix == "benchmark" else faces.validation()
+    metrics = {
+        **evaluate_verification(network, pairs, prefix=prefix),
+        **static_efficiency(network, size_px=card.size_px),
+    }
+    if as_json:
+        click.echo(json.dumps({"student": str(student), "data": pairs.name, "metrics": metrics}, indent=2))
+        return
+    for name, value in metrics.items():
+        click.echo(f"{name:<48} {value:.6g}")
+
+
+@main.command()
+@click.option("--grid", type=click.Path(path_type=Path), required=True, help="PNG to write.")
+@click.option(
+    "--size", "size_px", type=click.IntRange(16, 112), default=112, show_default=True, help="Side, px."
+)
+@click.option("--identities", type=click.IntRange(1, 64), default=8, show_default=True, help="Rows.")
+@click.option("--columns", type=click.IntRange(1, 64), default=8, show_default=True, help="Faces of each.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@guarded
+def faces(grid: Path, size_px: int, identities: int, columns: int, seed: int) -> None:
+    """Draws a contact sheet of the embedded world: rows are identities, columns are nuisance."""
+    from distill.faces import write_contact_sheet
+
+    write_contact_sheet(grid, size_px=size_px, num_identities=identities, num_columns=columns, seed=seed)
+    click.echo(f"wrote {grid}")
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for weights and card.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@guarded
+def teacher(out: Path, seed: int) -> None:
+    """Trains the embedded world's teacher again, as its card says it was trained."""
+    from distill.evaluation import evaluate_verification
+    from distill.teachers import train_embedded_teacher
+
+    weights = train_embedded_teacher(
+        out,
+        seed=seed,
+        evaluate=lambda network, pairs: evaluate_verification(network, pairs, prefix=pairs.name),
+        report=lambda step, loss: click.echo(f"step {step}  loss {loss:.3f}"),
+    )
+    click.echo(f"wrote {weights} and its card")

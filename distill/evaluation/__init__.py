@@ -1,0 +1,30 @@
+"""What a student is worth: how well it verifies, how closely it follows its teacher, what it costs."""
+
+from distill.evaluation.agreement import evaluate_agreement
+from distill.evaluation.efficiency import static_efficiency, static_efficiency_of
+from distill.evaluation.verification import (
+    OperatingPoint,
+    TenFold,
+    area_under_curve,
+    embed_pairs,
+    equal_error_rate,
+    evaluate_verification,
+    roc,
+    tar_at_far,
+    ten_fold,
+)
+
+__all__ = [
+    "OperatingPoint",
+    "TenFold",
+    "area_under_curve",
+    "embed_pairs",
+    "equal_error_rate",
+    "evaluate_agreement",
+    "evaluate_verification",
+    "roc",
+    "static_efficiency",
+    "static_efficiency_of",
+    "tar_at_far",
+    "ten_fold",
+]

@@ -1,0 +1,23 @@
+"""Where faces come from. To add a source, name its settings in `AnyFacesSettings`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from distill.faces.base import FaceGenerator
+from distill.faces.embedded import EmbeddedFacesSettings
+from distill.faces.pairs import VerificationPairs
+from distill.faces.sheet import write_contact_sheet
+
+AnyFacesSettings = Annotated[
+    EmbeddedFacesSettings,
+    Field(description="Where faces come from."),
+]
+
+__all__ = [
+    "AnyFacesSettings",
+    "EmbeddedFacesSettings",
+    "FaceGenerator",
+    "VerificationPairs",
+    "write_contact_sheet",
+]

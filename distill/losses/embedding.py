@@ -1,0 +1,91 @@
+"""Losses that pull each embedding of the student towards the teacher's embedding of the same face.
+
+On unit vectors, mean squared error and cosine are one loss on two scales: MSE = (2 / D)(1 - cos). A weight w
+of `unit_mse` is therefore a weight 2w / D of `cosine`; SFace's 10,000 at D = 512 is 39.
+
+B: batch, D: width of the embedding, of student and teacher alike
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.errors import InputError
+from distill.losses.base import DistillationLoss, LossSettings
+from distill.outputs import ModelOutputs
+
+
+def raw_mse(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """Mean over batch and dimensions of the squared difference of raw embeddings.
+
+    Otroshi Shahreza et al., "SynthDistill", IJCB 2023. https://arxiv.org/abs/2308.14852
+    """
+    return F.mse_loss(student_BD, teacher_BD.detach())
+
+
+def unit_mse(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """Mean over batch and dimensions of the squared difference of unit embeddings, at most 4 / D.
+
+    Boutros et al., "SFace", IJCB 2022. https://arxiv.org/abs/2206.10520
+    """
+    return F.mse_loss(F.normalize(student_BD), F.normalize(teacher_BD.detach()))
+
+
+def cosine(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """Mean over the batch of one minus the cosine similarity, in [0, 2].
+
+    Duong et al., "ShrinkTeaNet", 2019. https://arxiv.org/abs/1905.10620
+    """
+    return (1 - F.cosine_similarity(student_BD, teacher_BD.detach())).mean()
+
+
+class RawMSE(DistillationLoss):
+    """`raw_mse` of a batch."""
+
+    def forward(self, *, student: ModelOutputs, teacher: ModelOutputs) -> Tensor:
+        return raw_mse(student.embedding, teacher.embedding)
+
+
+class UnitMSE(DistillationLoss):
+    """`unit_mse` of a batch."""
+
+    def forward(self, *, student: ModelOutputs, teacher: ModelOutputs) -> Tensor:
+        return unit_mse(student.embedding, teacher.embedding)
+
+
+class Cosine(DistillationLoss):
+    """`cosine` of a batch."""
+
+    def forward(self, *, student: ModelOutputs, teacher: ModelOutputs) -> Tensor:
+        return cosine(student.embedding, teacher.embedding)
+
+
+class RawMSESettings(LossSettings):
+    """Squared error of raw embeddings: the student learns the teacher's norms too. SynthDistill's loss."""
+
+    def build(self, *, student_dim: int, teacher_dim: int) -> RawMSE:
+        _require_same_width("raw_mse", student_dim, teacher_dim)
+        return RawMSE()
+
+
+class UnitMSESettings(LossSettings):
+    """Squared error of unit embeddings, averaged over their dimensions. SFace's knowledge transfer."""
+
+    def build(self, *, student_dim: int, teacher_dim: int) -> UnitMSE:
+        _require_same_width("unit_mse", student_dim, teacher_dim)
+        return UnitMSE()
+
+
+class CosineSettings(LossSettings):
+    """One minus the cosine similarity: only directions count, whatever the width of the embedding."""
+
+    def build(self, *, student_dim: int, teacher_dim: int) -> Cosine:
+        _require_same_width("cosine", student_dim, teacher_dim)
+        return Cosine()
+
+
+def _require_same_width(name: str, student_dim: int, teacher_dim: int) -> None:
+    if student_dim != teacher_dim:
+        raise InputError(
+            f"losses.{name} needs embeddings as wide as the teacher's {teacher_dim}, "
+            f"the student's have {student_dim}"
+        )

@@ -1,0 +1,25 @@
+"""Students, and the one place where they are named."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from distill.students.base import StudentSettings
+from distill.students.bridge import BridgeTiny, BridgeTinySettings
+from distill.students.iresnet import IResNet, IResNetSmallSettings
+from distill.students.mobilefacenet import MobileFaceNet, MobileFaceNetSettings
+
+AnyStudentSettings = Annotated[
+    BridgeTinySettings | IResNetSmallSettings | MobileFaceNetSettings, Field(discriminator="name")
+]
+
+__all__ = [
+    "AnyStudentSettings",
+    "BridgeTiny",
+    "BridgeTinySettings",
+    "IResNet",
+    "IResNetSmallSettings",
+    "MobileFaceNet",
+    "MobileFaceNetSettings",
+    "StudentSettings",
+]

@@ -1,0 +1,70 @@
+"""Reading a teacher's file: whole, and the one that was named, or not at all."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import nn
+
+from distill.errors import TeacherError
+
+
+def load_weights(network: nn.Module, path: Path, *, sha256: str) -> None:
+    """Loads every tensor of a safetensors file into `network`.
+
+    Raises:
+        TeacherError: If the file is missing, is cut short or no safetensors file, is not the one that
+            `sha256` names, or has other tensors or shapes than `network`.
+    """
+    if not path.is_file():
+        raise TeacherError(f"teacher.weights: there is no file {path}")
+    content = path.read_bytes()
+    try:
+        weights = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise TeacherError(
+            f"teacher.weights: {path} is cut short or is no safetensors file ({error})"
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise TeacherError(f"teacher.sha256: {path} has {digest}, expected {sha256}")
+    expected = network.state_dict()
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or unknown:
+        raise TeacherError(
+            f"teacher.weights: {path} does not fit {type(network).__name__}: it lacks {_some(missing)} "
+            f"and has {_some(unknown)} too many"
+        )
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise TeacherError(
+                f"teacher.weights: {path} does not fit {type(network).__name__}: {name} has shape "
+                f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+            )
+    network.load_state_dict(weights)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Reads the card of a teacher: a JSON object that holds at least its weights' `sha256`.
+
+    Raises:
+        TeacherError: If the file is missing or is no such card.
+    """
+    if not path.is_file():
+        raise TeacherError(f"teacher.sha256 must be given for weights without a card, and there is no {path}")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TeacherError(f"teacher.weights: the card {path} is no JSON ({error})") from error
+    if not isinstance(card, dict) or not isinstance(card.get("sha256"), str):
+        raise TeacherError(f"teacher.weights: the card {path} names no sha256")
+    return card
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list and how many more there are, for a sentence."""
+    shown = ", ".join(names[:3]) or "nothing"
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

@@ -1,0 +1,61 @@
+"""The frozen parts of a trial, made once a process: an actor that runs many trials keeps them warm."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill.faces import AnyFacesSettings, FaceGenerator, VerificationPairs
+from distill.teachers import AnyTeacherSettings, Teacher
+
+AGREEMENT_FACES = 512
+AGREEMENT_SEED = 20_230_814  # fixed: every trial's agreement is measured on the same faces
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What trials share and none changes.
+
+    Attributes:
+        generator: Makes the training faces.
+        teacher: Is imitated.
+        validation: Pairs of held-out identities, on which trials are ranked.
+        agreement_faces: Generated faces of a fixed seed, on which student and teacher are compared.
+        agreement_embeddings: The teacher's, of those faces.
+    """
+
+    generator: FaceGenerator
+    teacher: Teacher
+    validation: VerificationPairs
+    agreement_faces: Tensor
+    agreement_embeddings: Tensor
+
+
+def frozen_parts(faces: AnyFacesSettings, teacher: AnyTeacherSettings, device: torch.device) -> Parts:
+    """Loads and renders the frozen parts of a trial, or returns those that this process has already."""
+    key = (faces.model_dump_json(), teacher.model_dump_json(), str(device))
+    if key not in _warm:
+        # Parts of other trials go: a sweep over resolutions would otherwise keep every one of them.
+        _warm.clear()
+        _warm[key] = _make(faces, teacher, device)
+    return _warm[key]
+
+
+_warm: dict[tuple[str, str, str], Parts] = {}
+
+
+def _make(faces: AnyFacesSettings, teacher: AnyTeacherSettings, device: torch.device) -> Parts:
+    generator = faces.generator().to(device)
+    rng = torch.Generator().manual_seed(AGREEMENT_SEED)
+    z = torch.randn(AGREEMENT_FACES, generator.z_dim, generator=rng)
+    noise = torch.rand(AGREEMENT_FACES, generator=rng)
+    loaded = teacher.load().to(device)
+    with torch.no_grad():
+        agreement_faces = generator.synthesis(generator.mapping(z.to(device)), noise_B=noise.to(device))
+    return Parts(
+        generator=generator,
+        teacher=loaded,
+        validation=faces.validation(),
+        agreement_faces=agreement_faces,
+        agreement_embeddings=loaded(agreement_faces),
+    )

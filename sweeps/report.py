@@ -1,0 +1,111 @@
+"""What a person or a script is told of a sweep: its leaderboard, its end, and where to look next."""
+
+import io
+import json
+import shlex
+import shutil
+from typing import Any
+
+from rich.console import Console
+
+from sweeps.home import Home
+from sweeps.leaderboard import as_csv, as_json, as_table, rank
+from sweeps.space import SearchSpace
+from sweeps.study import TEACHER, load_study, read_space, trial_rows
+from sweeps.sweep import SweepResult
+from sweeps.terminal import SweepDisplay
+
+
+def leaderboard_text(home: Home, name: str, *, form: str) -> str:
+    """Every trial of a study, best first.
+
+    Args:
+        form: `table`, `csv` or `json`.
+
+    Raises:
+        InputError: If this home has no study of that name.
+    """
+    space = read_space(home, name)
+    study = load_study(home, name)
+    rows = rank(trial_rows(study, space), space.objectives, space.constraints)
+    teacher = study.user_attrs.get(TEACHER)
+    if form == "csv":
+        return as_csv(rows, space.objectives)
+    if form == "json":
+        return json.dumps(as_json(rows, space.objectives, study=name, teacher=teacher), indent=2) + "\n"
+    width = shutil.get_terminal_size((120, 40)).columns
+    text = io.StringIO()
+    Console(file=text, width=width).print(as_table(rows, space.objectives, teacher=teacher, width=width))
+    return text.getvalue()
+
+
+def conclude(
+    result: SweepResult, space: SearchSpace, home: Home, display: SweepDisplay, *, as_json: bool
+) -> None:
+    """Shows how a sweep ended: its leaderboard, what won, where it is registered, and how to look at it."""
+    if as_json:
+        display.print(json.dumps(result_document(result, space, home), indent=2))
+        return
+    display.finished(result.rows, teacher=result.teacher, sentences=_sentences(result, space, home))
+
+
+def result_document(result: SweepResult, space: SearchSpace, home: Home) -> dict[str, Any]:
+    """How a sweep ended, in plain types."""
+    return {
+        **leaderboard_document(result, space),
+        "tracking_uri": home.tracking_uri,
+        "home": str(home.root),
+        "resume": _command("resume", result.name, home),
+        "interrupted": result.interrupted,
+        "promotion": result.promotion.document() if result.promotion else None,
+        "refusal": result.refusal,
+        "seconds": result.seconds,
+    }
+
+
+def leaderboard_document(result: SweepResult, space: SearchSpace) -> dict[str, Any]:
+    """The leaderboard at a sweep's end, in plain types."""
+    return as_json(result.rows, space.objectives, study=result.name, teacher=result.teacher)
+
+
+def _sentences(result: SweepResult, space: SearchSpace, home: Home) -> list[str]:
+    lines = [_what_won(result, space), *_where_it_is(result, home)]
+    lines.append(f"look at it with: {shlex.join(['sweeps', 'ui', '--home', str(home.root)])}")
+    log = home.study(result.name).log
+    if not result.tracked:
+        lines.append(f"not every record reached {home.tracking_uri}: see {log}")
+    lines.append(f"Ray's and MLflow's own messages are in {log}")
+    return lines
+
+
+def _what_won(result: SweepResult, space: SearchSpace) -> str:
+    best = next((row for row in result.rows if row.state == "complete"), None)
+    if best is None:
+        return "no trial completed"
+    metric = space.objectives[0].metric
+    won = f"trial {best.number} won with {metric} {best.metrics[metric]:.4f}"
+    if metric in result.teacher:
+        share = best.metrics[metric] / result.teacher[metric]
+        won += f", {share:.3f} of the teacher's {result.teacher[metric]:.4f}"
+    parameters = "efficiency/parameters"
+    times = result.teacher[parameters] / best.metrics[parameters]
+    return f"{won}, with {best.metrics[parameters]:,.0f} parameters ({times:.1f} times fewer)"
+
+
+def _where_it_is(result: SweepResult, home: Home) -> list[str]:
+    if result.interrupted:
+        return [f"stopped before its end; go on with: {_command('resume', result.name, home)}"]
+    if result.refusal:
+        return [f"not promoted: {result.refusal}"]
+    if result.promotion is None:
+        return [f"promote it with: {_command('promote', result.name, home)}"]
+    promotion, accuracy = result.promotion, "benchmark/verification_accuracy"
+    student, teacher = promotion.candidate.metrics[accuracy], promotion.candidate.teacher_metrics[accuracy]
+    return [
+        f"registered as {promotion.uri} (version {promotion.version}); on the benchmark it reaches "
+        f"{student:.4f}, {student / teacher:.3f} of the teacher's {teacher:.4f}"
+    ]
+
+
+def _command(verb: str, name: str, home: Home) -> str:
+    return shlex.join(["sweeps", verb, name, "--home", str(home.root)])

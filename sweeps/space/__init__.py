@@ -1,0 +1,35 @@
+"""Search spaces: from a YAML file to typed settings, and from those to Optuna."""
+
+from sweeps.space.load import load_space, packaged_names, parse_space
+from sweeps.space.metrics import gate_metrics, reported_metrics
+from sweeps.space.model import (
+    Bound,
+    Objective,
+    PromotionSettings,
+    ResourcesSettings,
+    SchedulerSettings,
+    SearchSettings,
+    SearchSpace,
+)
+from sweeps.space.parameters import AnyParameter, CategoricalParameter, FloatParameter, IntParameter
+from sweeps.space.problems import SpaceError
+
+__all__ = [
+    "AnyParameter",
+    "Bound",
+    "CategoricalParameter",
+    "FloatParameter",
+    "IntParameter",
+    "Objective",
+    "PromotionSettings",
+    "ResourcesSettings",
+    "SchedulerSettings",
+    "SearchSettings",
+    "SearchSpace",
+    "SpaceError",
+    "gate_metrics",
+    "load_space",
+    "packaged_names",
+    "parse_space",
+    "reported_metrics",
+]

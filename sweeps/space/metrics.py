@@ -1,0 +1,32 @@
+"""Which metrics a trial reports, so that a search for any other is refused before it costs anything."""
+
+from distill.config import TrialConfig
+from distill.faces.factors import GROUPS
+
+_VERIFICATION = ("verification_accuracy", "verification_accuracy_std", "eer", "auc", "tar_at_far_1e-2")
+_BY_GROUP = ("verification_accuracy", "shared_threshold_accuracy")
+_AGREEMENT = ("teacher_similarity", "teacher_mse")
+_EFFICIENCY = ("efficiency/parameters", "efficiency/weight_bytes", "efficiency/macs")
+
+
+def reported_metrics(config: TrialConfig) -> list[str]:
+    """Metrics of every epoch of a trial: what may be an objective or a constraint."""
+    losses = config.losses.named() or config.method.published_losses.named()
+    train = ["loss", *(f"loss/{name}" for name, loss in losses.items() if loss.weight > 0), "similarity"]
+    validation = [*_verification_metrics("validation"), *(f"validation/{name}" for name in _AGREEMENT)]
+    return [*validation, *(f"train/{name}" for name in train), *_EFFICIENCY]
+
+
+def gate_metrics() -> list[str]:
+    """Metrics that are known of a candidate for promotion, which only then meets the benchmark."""
+    return [*_verification_metrics("benchmark"), *_EFFICIENCY]
+
+
+def changes_in_training(metric: str) -> bool:
+    """Whether a metric can tell a trial's epochs apart."""
+    return not metric.startswith("efficiency/")
+
+
+def _verification_metrics(prefix: str) -> list[str]:
+    groups = [f"{name}_{group.name}" for name in _BY_GROUP for group in GROUPS]
+    return [f"{prefix}/{name}" for name in (*_VERIFICATION, *groups)]

@@ -1,0 +1,324 @@
+"""What a search space is: what is searched, how, for how long, and what becomes of the best."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+import optuna
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from distill.config import TrialConfig
+from distill.errors import InputError
+from distill.settings import Settings, override
+from sweeps.space.document import dump
+from sweeps.space.parameters import AnyParameter
+from sweeps.space.problems import dotted, problems_of
+from sweeps.space.samplers import make_sampler
+
+Direction = Literal["maximize", "minimize"]
+SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "nsgaii"]
+_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ALIAS = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Objective(Settings):
+    """A metric that the search improves."""
+
+    metric: str
+    direction: Direction
+
+
+class Bound(Settings):
+    """A limit that a metric must keep."""
+
+    metric: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("must have one of at_most and at_least")
+        return self
+
+    def violation(self, value: float) -> float:
+        """How far `value` is on the wrong side of the limit; at most 0 when it keeps it, as Optuna counts."""
+        if self.at_most is not None:
+            return value - self.at_most
+        assert self.at_least is not None
+        return self.at_least - value
+
+    def __str__(self) -> str:
+        side, limit = ("at most", self.at_most) if self.at_most is not None else ("at least", self.at_least)
+        assert limit is not None
+        return f"{self.metric} {side} {number(limit)}"
+
+
+class SearchSettings(Settings):
+    """How points of the space are chosen."""
+
+    sampler: SamplerName = "tpe"
+    """tpe learns which regions are good, under conditions too; gp does for a few numbers without conditions;
+    nsgaii breeds for several objectives; qmc and random spread evenly; grid tries every point."""
+    num_trials: PositiveInt
+    """Trials in the sweep, however they end."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the sampler. The seed of training is the trial's own `seed`."""
+    startup_trials: PositiveInt = 10
+    """Random trials before tpe or gp begin to learn; a generation of nsgaii."""
+
+
+class SchedulerSettings(Settings):
+    """Which trials are stopped before their last epoch."""
+
+    name: Literal["asha", "none"] = "asha"
+    """asha: at each rung only the best trials go on. Li et al., MLSys 2020, https://arxiv.org/abs/1810.05934"""
+    grace_epochs: PositiveInt = 1
+    """Epochs that asha gives every trial: its first rung."""
+    reduction_factor: int = Field(default=3, ge=2)
+    """One in so many trials passes a rung of asha, and rungs are this factor of epochs apart."""
+
+
+class ResourcesSettings(Settings):
+    """What a trial occupies."""
+
+    workers_per_trial: PositiveInt = 1
+    """1: the trial runs in place. More: they train one student together, each on its part of every batch."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPU cores of each worker."""
+    gpus_per_worker: NonNegativeFloat = 0.0
+    """GPUs of each worker. A fraction lets several trials share one."""
+    max_concurrent: PositiveInt | Literal["auto"] = "auto"
+    """Trials that run at once. auto: as many as the cluster holds."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _only_whole_gpus_are_several(cls, gpus: float, info: ValidationInfo) -> float:
+        if gpus % 1 and gpus > 1:
+            raise ValueError(f"must be whole above 1, got {gpus}")
+        if gpus % 1 and info.data.get("workers_per_trial", 1) > 1:
+            raise ValueError(
+                f"must be whole when a trial has several workers, which cannot share a GPU, got {gpus}"
+            )
+        return gpus
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a trial trains in the process that holds it, without workers of its own."""
+        return self.workers_per_trial == 1
+
+    @property
+    def num_threads(self) -> int:
+        """CPU threads of each worker: its whole cores, and one where it has less."""
+        return max(1, int(self.cpus_per_worker))
+
+    def per_worker(self) -> dict[str, float]:
+        """What each worker takes of Ray's resources."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+
+
+class PromotionSettings(Settings):
+    """What becomes of the best student."""
+
+    model: str
+    """Name in the model registry."""
+    alias: str = "champion"
+    """What points to the version that production loads."""
+    gates: tuple[Bound, ...] = ()
+    """Limits that the candidate must keep. Benchmark metrics are measured when it is promoted, not before."""
+    automatic: bool = False
+    """Whether a sweep promotes its best student, if the gates let it, when it ends."""
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_a_registry_name(cls, model: str) -> str:
+        if not model.strip() or set(model) & set("/:") or model.strip(".") == "":
+            raise ValueError(f"must be a name without / and :, got {model!r}")
+        return model
+
+    @field_validator("alias")
+    @classmethod
+    def _alias_is_free(cls, alias: str) -> str:
+        if not _ALIAS.fullmatch(alias) or alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
+            raise ValueError(
+                f"must be of letters, digits, - and _, but not latest or a version like v1, got {alias!r}"
+            )
+        return alias
+
+
+class SearchSpace(Settings):
+    """A search: what is searched, how, and what becomes of the best.
+
+    Made by `load_space`, which also checks its parts against each other and against `TrialConfig`.
+    """
+
+    name: str
+    """Name of the study: letters, digits, dots, dashes and underscores, at most 64 of them."""
+    description: str = ""
+    """What the study is to find out."""
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+    """What is improved. The first one also picks each trial's best epoch and decides who is stopped early."""
+    constraints: tuple[Bound, ...] = ()
+    """Limits without which a trial is infeasible. Those on efficiency are tested before it is trained."""
+    base: dict[str, Any] = Field(default_factory=dict)
+    """Settings of a `TrialConfig` that all trials share."""
+    parameters: dict[str, AnyParameter] = Field(default_factory=dict)
+    """What differs between trials, by dotted name in `TrialConfig`."""
+    search: SearchSettings
+    scheduler: SchedulerSettings = SchedulerSettings()
+    resources: ResourcesSettings = ResourcesSettings()
+    promotion: PromotionSettings | None = None
+    """Unset: nothing is promoted."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_study_name(cls, name: str) -> str:
+        if not _STUDY_NAME.fullmatch(name):
+            raise ValueError(
+                f"must be up to 64 letters, digits, '.', '_' and '-', no sign first, got {name!r}"
+            )
+        return name
+
+    @property
+    def directions(self) -> list[Direction]:
+        """Optuna's directions, one an objective."""
+        return [objective.direction for objective in self.objectives]
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether some trials lack a parameter that others have."""
+        return any(
+            name in self.parameters for parameter in self.parameters.values() for name in parameter.when
+        )
+
+    def fixed(self, name: str) -> Any:
+        """What `base` says under a dotted name; None when it says nothing."""
+        value: Any = self.base
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def exists(self, name: str, values: Mapping[str, Any]) -> bool:
+        """Whether a parameter's conditions hold, given the values of those declared before it."""
+        return all(
+            (values[other] if other in values else self.fixed(other)) in allowed
+            for other, allowed in self.parameters[name].when.items()
+        )
+
+    def point(self, choose: Callable[[str, AnyParameter], Any]) -> dict[str, Any]:
+        """A point of which each value is chosen in turn. Parameters whose conditions fail are absent."""
+        values: dict[str, Any] = {}
+        for name, parameter in self.parameters.items():
+            if self.exists(name, values):
+                values[name] = choose(name, parameter)
+        return values
+
+    def sample(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+        """Asks Optuna for a point."""
+        return self.point(lambda name, parameter: parameter.suggest(trial, name))
+
+    def first_point(self) -> dict[str, Any]:
+        """The point of all low ends and first choices: an example for what all trials share."""
+        return self.point(lambda _, parameter: parameter.ends()[0])
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the longest trial."""
+        searched = self.parameters.get("training.epochs")
+        ends = searched.ends() if searched else (self.config(self.first_point()).training.epochs,)
+        return max(int(end) for end in ends)
+
+    def broken_constraints(self, metrics: Mapping[str, float]) -> list[str]:
+        """Says which constraints these metrics break; those on other metrics are not broken yet."""
+        return [
+            f"{constraint}, got {number(metrics[constraint.metric])}"
+            for constraint in self.constraints
+            if constraint.metric in metrics and constraint.violation(metrics[constraint.metric]) > 0
+        ]
+
+    def grid(self) -> list[dict[str, Any]] | None:
+        """Every point, each once; None when the sampler is another, or there is no end of points.
+
+        A plain product of all values would hold the same trial many times where conditions switch
+        parameters off, so absent parameters are absent here.
+        """
+        if self.search.sampler != "grid":
+            return None
+        points: list[dict[str, Any]] = [{}]
+        for name, parameter in self.parameters.items():
+            if (values := parameter.grid()) is None:
+                return None
+            points = [
+                {**point, name: value} if value is not None else point
+                for point in points
+                for value in (values if self.exists(name, point) else (None,))
+            ]
+        return points
+
+    def sampler(self, *, num_existing: int = 0) -> optuna.samplers.BaseSampler:
+        """Makes Optuna's sampler.
+
+        Args:
+            num_existing: Trials that the study holds already. A sampler that is seeded alike when a study is
+                resumed would propose its first random points again.
+        """
+        search = self.search
+        return make_sampler(
+            search.sampler,
+            seed=search.seed,
+            num_existing=num_existing,
+            startup_trials=search.startup_trials,
+            conditional=self.is_conditional,
+            points=self.grid(),
+        )
+
+    def config(self, values: Mapping[str, Any]) -> TrialConfig:
+        """The trial at a point of the space. Its best epoch is the first objective's.
+
+        Raises:
+            InputError: If `TrialConfig` refuses it, with every reason.
+        """
+        settings = self.trial_settings(values)
+        try:
+            return trial_config(settings)
+        except ValidationError as error:
+            problems = problems_of(error, settings, TrialConfig)
+            raise InputError("; ".join(f"{dotted(path)} {claim}" for path, claim in problems)) from error
+
+    def trial_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`config`, not yet validated."""
+        first = self.objectives[0]
+        selection = {"selection.metric": first.metric, "selection.direction": first.direction}
+        return override(self.base, {**values, **selection})
+
+    def to_yaml(self) -> str:
+        """The space with every default written out, as `load_space` reads it."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        for parameter in data["parameters"].values():
+            if not parameter["when"]:
+                del parameter["when"]
+        return dump({**data, "base": self.base})
+
+
+def number(value: float) -> str:
+    """A metric's value for people: whole numbers whole, others to six digits."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
+
+
+def trial_config(settings: dict[str, Any]) -> TrialConfig:
+    """Validates a trial's settings as strictly as the file's: `"3"` is no number and 2.5 no count.
+
+    Raises:
+        ValidationError: If `TrialConfig` refuses them.
+    """
+    return TrialConfig.model_validate_json(json.dumps(settings), strict=True)

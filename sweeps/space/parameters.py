@@ -1,0 +1,148 @@
+"""The kinds of parameters that a search space may have, and what Optuna is asked for each."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import optuna
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+
+from distill.settings import Settings
+
+Scalar = str | int | float | bool
+"""A value of a categorical parameter: what Optuna stores, what MLflow logs and what YAML can say."""
+
+
+class Parameter(Settings, ABC):
+    """A setting that differs from trial to trial."""
+
+    when: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict)
+    """Categorical parameters, declared before this one or fixed in base, and the values of theirs for which
+    this one exists. Empty: it always does."""
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _one_value_is_a_list_of_one(cls, when: Any) -> Any:
+        if not isinstance(when, Mapping):
+            return when
+        return {
+            name: tuple(values) if isinstance(values, list) else (values,) for name, values in when.items()
+        }
+
+    @abstractmethod
+    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
+        """Asks Optuna for a value."""
+
+    @abstractmethod
+    def ends(self) -> tuple[Scalar, ...]:
+        """Both ends of a range, or every choice."""
+
+    @abstractmethod
+    def grid(self) -> tuple[Scalar, ...] | range | None:
+        """Every value; None when there is no end of them."""
+
+
+class RangeParameter(Parameter, ABC):
+    """A number in [low, high]."""
+
+    @field_validator("high", check_fields=False)
+    @classmethod
+    def _high_is_above_low(cls, high: float, info: ValidationInfo) -> float:
+        low = info.data.get("low")
+        if low is not None and high <= low:
+            raise ValueError(f"must be above low ({low}), got {high}")
+        return high
+
+    @field_validator("log", check_fields=False)
+    @classmethod
+    def _log_needs_positive_numbers(cls, log: bool, info: ValidationInfo) -> bool:
+        low = info.data.get("low")
+        if log and low is not None and low <= 0:
+            raise ValueError(f"needs low above 0, got {low}")
+        return log
+
+    @field_validator("step", check_fields=False)
+    @classmethod
+    def _steps_lead_from_low_to_high(cls, step: float | None, info: ValidationInfo) -> float | None:
+        if step == cls.model_fields["step"].default or step is None:
+            return step
+        if info.data.get("log"):
+            raise ValueError(f"cannot be combined with log, got {step}")
+        if {"low", "high"} <= info.data.keys():
+            num_steps = (info.data["high"] - info.data["low"]) / step
+            if abs(num_steps - round(num_steps)) > 1e-6:
+                raise ValueError(f"must lead from low to high in whole steps, got {step}")
+        return step
+
+
+class FloatParameter(RangeParameter):
+    """A real number."""
+
+    type: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+    """Whether each octave is as likely as the next, rather than each unit."""
+    step: PositiveFloat | None = None
+    """Distance between neighbouring values. Unset: any value may be drawn."""
+
+    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> float:
+        return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def grid(self) -> tuple[float, ...] | None:
+        if self.step is None:
+            return None
+        num_steps = round((self.high - self.low) / self.step)
+        return tuple(round(self.low + index * self.step, 12) for index in range(num_steps + 1))
+
+
+class IntParameter(RangeParameter):
+    """A whole number."""
+
+    type: Literal["int"] = "int"
+    low: int
+    high: int
+    log: bool = False
+    """Whether each octave is as likely as the next, rather than each unit."""
+    step: PositiveInt = 1
+    """Distance between neighbouring values."""
+
+    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> int:
+        return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
+
+    def ends(self) -> tuple[int, int]:
+        return self.low, self.high
+
+    def grid(self) -> range:
+        return range(self.low, self.high + 1, self.step)
+
+
+class CategoricalParameter(Parameter):
+    """One of several values that have no order."""
+
+    type: Literal["categorical"] = "categorical"
+    choices: tuple[Scalar, ...] = Field(min_length=1)
+    """The values, each once."""
+
+    @field_validator("choices")
+    @classmethod
+    def _choices_differ(cls, choices: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+        for index, choice in enumerate(choices):
+            if choice in choices[:index]:
+                raise ValueError(f"must name each choice once, got {choice!r} twice")
+        return choices
+
+    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
+        return trial.suggest_categorical(name, self.choices)
+
+    def ends(self) -> tuple[Scalar, ...]:
+        return self.choices
+
+    def grid(self) -> tuple[Scalar, ...]:
+        return self.choices
+
+
+AnyParameter = Annotated[FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")]

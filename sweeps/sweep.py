@@ -1,0 +1,359 @@
+"""A sweep from its first check to its last line: the one place where everything meets."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from sweeps import cluster  # before anything that imports ray: it sets what Ray reads when it is imported
+
+# isort: split
+import optuna
+import ray.tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from distill.evaluation import evaluate_verification, static_efficiency
+from distill.teachers import Teacher
+from sweeps.checks import Check
+from sweeps.errors import RefusedError
+from sweeps.home import Home, StudyFolder
+from sweeps.leaderboard import TrialRow, as_csv, rank
+from sweeps.ledger import Ledger
+from sweeps.promotion import Promotion, promote
+from sweeps.provenance import Provenance
+from sweeps.search import StudySearcher
+from sweeps.space import ResourcesSettings, SearchSpace
+from sweeps.study import (
+    TEACHER,
+    create_study,
+    fail_orphans,
+    load_study,
+    num_told,
+    read_space,
+    study_names,
+    trial_rows,
+)
+from sweeps.terminal import SweepDisplay
+from sweeps.tracking import Tracker, check_tracker, flatten
+from sweeps.trial import trainable
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep came to.
+
+    Attributes:
+        name: Of its study.
+        rows: Every trial, best first.
+        teacher: The teacher's metrics on the validation pairs, for comparison.
+        interrupted: Whether it was stopped before its budget was used.
+        promotion: What was promoted; None when nothing was.
+        refusal: Why the best student was not promoted, where that was asked for.
+        tracked: Whether every record reached the tracker.
+    """
+
+    name: str
+    rows: list[TrialRow]
+    teacher: dict[str, float]
+    interrupted: bool
+    promotion: Promotion | None
+    refusal: str | None
+    tracked: bool
+    seconds: float
+
+
+def run_sweep(
+    space: SearchSpace, *, home: Home, name: str | None, address: str | None, display: SweepDisplay
+) -> SweepResult:
+    """Runs a new sweep.
+
+    Args:
+        name: Of the study; None takes the space's name, numbered where that is taken.
+        address: Of a Ray cluster; None starts one on this machine.
+
+    Raises:
+        InputError: If the name or the teacher is wrong. Nothing was written.
+        RefusedError: If a preflight check refuses. Nothing was written.
+    """
+    folder = home.study(name or _free_name(home, space.name))
+    if folder.name in study_names(home) or folder.root.exists():
+        raise RefusedError(
+            f"there is a study {folder.name} in {home.root} already: choose another --name, or go on with it "
+            f"by `sweeps resume {folder.name}`"
+        )
+    return _drive(space, home=home, folder=folder, address=address, display=display, resume=False)
+
+
+def resume_sweep(name: str, *, home: Home, address: str | None, display: SweepDisplay) -> SweepResult:
+    """Goes on with a study where its last driver left it.
+
+    Trials that were running then are told as interrupted, and their points are tried again from their
+    checkpoints.
+
+    Raises:
+        InputError: If there is no such study.
+        RefusedError: If another driver holds it, or a preflight check refuses.
+    """
+    space = read_space(home, name)
+    return _drive(space, home=home, folder=home.study(name), address=address, display=display, resume=True)
+
+
+def diagnose(home: Home, address: str | None) -> list[Check]:
+    """Every preflight check that needs no search space; those after one that fails too."""
+    checks = [cluster.check_installation(), cluster.check_home(home)]
+    try:
+        with cluster.connected(address) as dashboard_url:
+            checks += [
+                Check(name="cluster", ok=True, finding=f"Ray answers at {address or 'a cluster of its own'}"),
+                cluster.check_dashboard(dashboard_url),
+                cluster.check_resources(ResourcesSettings(), ray.cluster_resources()),
+            ]
+    except RefusedError as error:
+        checks.append(Check(name="cluster", ok=False, finding=str(error)))
+    if all(check.ok for check in checks):
+        checks.append(check_tracker(home))
+    return checks
+
+
+def plan(space: SearchSpace, address: str | None) -> dict[str, Any]:
+    """What a sweep of this space would take, as far as it is known before it runs.
+
+    Raises:
+        RefusedError: If not one trial fits on the cluster.
+    """
+    config = space.config(space.first_point())
+    epochs = config.training.epochs
+    if address is None:
+        total = cluster.own_resources()
+    else:
+        with cluster.connected(address):
+            total = ray.cluster_resources()
+    _require(cluster.check_resources(space.resources, total))
+    return {
+        "study": space.name,
+        "trials": space.search.num_trials,
+        "at once": cluster.max_concurrent(space.resources, total),
+        "epochs a trial": f"{space.scheduler.grace_epochs} to {epochs}"
+        if space.scheduler.name == "asha"
+        else epochs,
+        "faces an epoch": config.training.faces_per_epoch,
+        "faces at most": space.search.num_trials * epochs * config.training.faces_per_epoch,
+        "parameters": ", ".join(space.parameters) or "none",
+    }
+
+
+def _drive(
+    space: SearchSpace,
+    *,
+    home: Home,
+    folder: StudyFolder,
+    address: str | None,
+    display: SweepDisplay,
+    resume: bool,
+) -> SweepResult:
+    began = time.monotonic()
+    teacher = space.config(space.first_point()).teacher.load()
+    with ExitStack() as stack:
+        if resume:
+            stack.enter_context(folder.driven())
+        _require(cluster.check_installation(), cluster.check_home(home))
+        dashboard_url = stack.enter_context(cluster.connected(address))
+        stack.enter_context(_interruptible())  # after Ray, which takes SIGTERM for itself
+        _require(
+            cluster.check_dashboard(dashboard_url),
+            cluster.check_resources(space.resources, ray.cluster_resources()),
+        )
+        home.ensure()
+        if not resume:  # until here, nothing of a new study was written
+            stack.enter_context(folder.driven())
+        display.log_to(folder.log)
+        _require(check_tracker(home))
+        study = _open_study(space, home, folder, resume=resume)
+        sweep = _Sweep(space, study=study, home=home, folder=folder, teacher=teacher, display=display)
+        return sweep.run(began, resume=resume)
+
+
+class _Sweep:
+    """One driver's part in a study."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        study: optuna.Study,
+        home: Home,
+        folder: StudyFolder,
+        teacher: Teacher,
+        display: SweepDisplay,
+    ):
+        self._space = space
+        self._study = study
+        self._home = home
+        self._folder = folder
+        self._teacher = teacher
+        self._display = display
+        self._config = space.config(space.first_point())
+        self._tracker = Tracker(home, study=folder.name, on_run=lambda *run: self._ledger.note_run(*run))
+        self._ledger = Ledger(study, space, folder=folder, tracker=self._tracker, display=display)
+
+    def run(self, began: float, *, resume: bool) -> SweepResult:
+        """Searches until the budget is told, or until it is interrupted."""
+        self._tracker.start_sweep(
+            space_yaml=self._space.to_yaml(),
+            params=flatten(
+                {"search": self._space.search.model_dump(), "resources": self._space.resources.model_dump()}
+            ),
+            provenance=Provenance.of_this_process(),
+        )
+        if resume:
+            self._ledger.reconcile()
+        concurrent = cluster.max_concurrent(self._space.resources, ray.cluster_resources())
+        self._display.started(
+            name=self._folder.name,
+            num_trials=self._space.search.num_trials,
+            num_done=num_told(self._study),
+            concurrent=concurrent,
+            tracking_uri=self._home.tracking_uri,
+            home=self._home.root,
+        )
+        interrupted = False
+        try:
+            self._fit(concurrent)
+        except KeyboardInterrupt:
+            interrupted = True
+        for number in fail_orphans(self._study, retry=True):
+            interrupted = True
+            self._tracker.finish_trial(number, state="interrupted", best={}, student=None)
+        rows = rank(trial_rows(self._study, self._space), self._space.objectives, self._space.constraints)
+        teacher = self._teacher_metrics()
+        self._study.set_user_attr(TEACHER, teacher)
+        self._tracker.finish_sweep(
+            status="KILLED" if interrupted else "FINISHED",
+            metrics=self._summary(rows, teacher),
+            leaderboard_csv=as_csv(rows, self._space.objectives),
+        )
+        tracked = self._tracker.close()
+        rows = rank(trial_rows(self._study, self._space), self._space.objectives, self._space.constraints)
+        promotion, refusal = (None, None) if interrupted else self._promote()
+        return SweepResult(
+            name=self._folder.name,
+            rows=rows,
+            teacher=teacher,
+            interrupted=interrupted,
+            promotion=promotion,
+            refusal=refusal,
+            tracked=tracked,
+            seconds=time.monotonic() - began,
+        )
+
+    def _fit(self, concurrent: int) -> None:
+        storage = str(self._folder.root / "tune")
+        ray.tune.Tuner(
+            trainable(self._space.resources, storage_path=storage),
+            tune_config=ray.tune.TuneConfig(
+                search_alg=StudySearcher(
+                    self._study,
+                    self._space,
+                    folder=self._folder,
+                    ledger=self._ledger,
+                    embedding_dim=self._teacher.embedding_dim,
+                ),
+                scheduler=_scheduler(self._space),
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                reuse_actors=self._space.resources.in_place,
+                trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
+            ),
+            run_config=ray.tune.RunConfig(
+                name="trials", storage_path=storage, callbacks=[self._ledger], verbose=0
+            ),
+        ).fit()
+
+    def _teacher_metrics(self) -> dict[str, float]:
+        return {
+            **evaluate_verification(self._teacher, self._config.faces.validation(), prefix="validation"),
+            **static_efficiency(self._teacher, size_px=self._config.faces.size_px),
+        }
+
+    def _summary(self, rows: list[TrialRow], teacher: dict[str, float]) -> dict[str, float]:
+        counted = {
+            f"trials/{state}": float(sum(row.state == state for row in rows))
+            for state in {r.state for r in rows}
+        }
+        best = next((row.metrics for row in rows if row.state == "complete"), {})
+        return {
+            **counted,
+            **{f"best/{name}": value for name, value in best.items()},
+            **{f"teacher/{name}": value for name, value in teacher.items()},
+        }
+
+    def _promote(self) -> tuple[Promotion | None, str | None]:
+        if self._space.promotion is None or not self._space.promotion.automatic:
+            return None, None
+        try:
+            return promote(self._home, self._folder.name), None
+        except RefusedError as error:
+            return None, str(error)
+
+
+def _require(*checks: Check) -> None:
+    for check in checks:
+        if not check.ok:
+            raise RefusedError(check.finding)
+
+
+def _open_study(space: SearchSpace, home: Home, folder: StudyFolder, *, resume: bool) -> optuna.Study:
+    if resume:
+        study = load_study(home, folder.name, space)
+        fail_orphans(study, retry=True)
+        return study
+    folder.space.write_text(space.to_yaml())
+    return create_study(home, folder.name, space)
+
+
+def _scheduler(space: SearchSpace) -> TrialScheduler:
+    settings, objective = space.scheduler, space.objectives[0]
+    if settings.name == "none":
+        return FIFOScheduler()
+    return AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric=objective.metric,
+        mode={"maximize": "max", "minimize": "min"}[objective.direction],
+        grace_period=settings.grace_epochs,
+        reduction_factor=settings.reduction_factor,
+        # Beyond the last epoch: at max_t ASHA stops even a trial that is about to complete.
+        max_t=space.max_epochs + 1,
+    )
+
+
+def _free_name(home: Home, name: str) -> str:
+    taken = set(study_names(home)) | {path.name for path in (home.root / "studies").glob("*")}
+    numbered = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
+    return next(candidate for candidate in numbered if candidate not in taken)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turns the first SIGINT or SIGTERM into a KeyboardInterrupt, and the second into an end at once."""
+    signalled = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal signalled
+        if signalled:
+            os._exit(130)
+        signalled = True
+        raise KeyboardInterrupt
+
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["SweepResult", "diagnose", "plan", "resume_sweep", "run_sweep"]

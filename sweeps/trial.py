@@ -1,0 +1,197 @@
+"""How one trial runs on Ray: in place, inside Tune's own actor, or over several Ray Train workers.
+
+Both ways run `distill.training.worker.train_worker` under a `TorchTrainer`. In place there are no other
+processes, so a trial costs a fraction of a second beside its training, and an actor keeps the teacher,
+the generator and the validation faces from one trial to the next. Distributed, the workers hold one
+student and share every batch.
+"""
+
+import contextlib
+import queue
+import threading
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import ray
+import ray.train
+import ray.tune
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.tune.result import RESULT_DUPLICATE
+from ray.util.queue import Empty, Queue
+
+from distill.errors import InputError
+from distill.training import Report
+from distill.training.worker import WorkerTask, train_worker
+from sweeps.space import ResourcesSettings
+
+POLL_S = 0.5
+ABORT_TIMEOUT_S = 15
+WORKER_START_TIMEOUT_S = 180
+
+# Ray's memory resource, in bytes, exists on every node. A byte of it lets Tune place a trial that itself
+# needs no CPU beside the workers that do: CPU fractions would eat into what the workers can have.
+COORDINATOR = {"memory": 1.0}
+
+
+class TrialTask(TypedDict):
+    """What Tune hands to a trial."""
+
+    number: int
+    config: dict[str, Any]
+    directory: str
+    continue_from: str | None
+
+
+def run_in_place(task: TrialTask, *, num_threads: int) -> None:
+    """A Tune function: trains in the trial's own actor."""
+
+    def report(metrics: dict[str, float], checkpoint: Path) -> None:
+        ray.tune.report(metrics)
+
+    TorchTrainer(
+        train_worker,
+        train_loop_config=_loop_config(task, num_threads=num_threads, num_workers=0, report=report),
+        scaling_config=ray.train.ScalingConfig(num_workers=0),
+    ).fit()
+
+
+class DistributedTrial(ray.tune.Trainable):
+    """A Tune trainable that coordinates Ray Train workers, and leaves nothing behind when it is stopped.
+
+    The reports travel through a queue of the trial's own, and the trial holds the Train controller's
+    handle: `cleanup` aborts it, which ends its workers and frees their placement group at once, whatever
+    state Ray's dashboard is in.
+    """
+
+    def setup(self, config: dict[str, Any], **parameters: Any) -> None:
+        """Starts the training.
+
+        Args:
+            config: A `TrialTask`.
+            parameters: `resources`, the space's, and `storage_path`, where Ray Train may write.
+        """
+        resources: ResourcesSettings = parameters["resources"]
+        task = cast(TrialTask, config)
+        self._reports = Queue(maxsize=1, actor_options={"num_cpus": 0})
+        self._controllers = Queue(actor_options={"num_cpus": 0})
+        self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._last: dict[str, Any] = {}
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config=_loop_config(
+                task,
+                num_threads=resources.num_threads,
+                num_workers=resources.workers_per_trial,
+                report=_QueueReport(self._reports),
+            ),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=resources.workers_per_trial,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker=resources.per_worker(),
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"{task['number']:04d}-{self.trial_id}",
+                storage_path=parameters["storage_path"],
+                failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=2),
+                # Ray takes its internal callbacks too, though it promises the user's alone.
+                callbacks=cast(Any, [_SendController(self._controllers)]),
+            ),
+        )
+        threading.Thread(target=self._fit, args=(trainer,), daemon=True).start()
+
+    def step(self) -> dict[str, Any]:
+        """The next epoch's report; once the training has returned, the last one again, marked as such."""
+        while True:
+            try:
+                self._last = self._reports.get(timeout=POLL_S)
+                return dict(self._last)
+            except Empty:
+                pass
+            if self._ended.empty():
+                continue
+            if (error := self._ended.get()) is not None:
+                raise _first_cause(error)
+            if not self._reports.empty():
+                self._ended.put(None)
+                continue
+            return {**self._last, "done": True, RESULT_DUPLICATE: True}
+
+    def cleanup(self) -> None:
+        """Aborts the training if it still runs."""
+        if self._ended.empty() and not self._controllers.empty():
+            controller: ActorHandle = self._controllers.get()
+            with contextlib.suppress(RayError):  # aborting ends the controller: its answer never comes
+                ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
+        for channel in (self._reports, self._controllers):
+            channel.shutdown(force=True)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the training keeps its own state in the trial's folder."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: see `save_checkpoint`."""
+
+    def _fit(self, trainer: TorchTrainer) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # handed to the thread that Tune listens to
+            self._ended.put(error)
+        else:
+            self._ended.put(None)
+
+
+class _QueueReport:
+    """Reports an epoch to the coordinating trial; waits while the one before was not yet taken."""
+
+    def __init__(self, reports: Queue):
+        self._reports = reports
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path) -> None:
+        self._reports.put(metrics)
+
+
+class _SendController(ControllerCallback):
+    """Sends the Train controller's handle to who may have to abort it."""
+
+    def __init__(self, controllers: Queue):
+        self._controllers = controllers
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self._controllers.put(ray.get_runtime_context().current_actor)
+
+
+def trainable(resources: ResourcesSettings, *, storage_path: str, distributed: bool | None = None) -> Any:
+    """What Tune runs for each trial, with the resources that each needs.
+
+    Args:
+        storage_path: Where Ray Train may write, on every node.
+        distributed: Whether a trial has workers of its own. None: when there are several.
+    """
+    if not (distributed or resources.workers_per_trial > 1):
+        function = ray.tune.with_parameters(run_in_place, num_threads=resources.num_threads)
+        return ray.tune.with_resources(function, resources.per_worker())
+    coordinated = ray.tune.with_parameters(DistributedTrial, resources=resources, storage_path=storage_path)
+    return ray.tune.with_resources(coordinated, COORDINATOR)
+
+
+def _loop_config(task: TrialTask, *, num_threads: int, num_workers: int, report: Report) -> dict[str, Any]:
+    worker_task = WorkerTask(
+        config=task["config"],
+        directory=Path(task["directory"]),
+        continue_from=Path(task["continue_from"]) if task["continue_from"] else None,
+        num_threads=num_threads,
+        num_workers=num_workers,
+        report=report,
+    )
+    return {"task": worker_task}
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What a worker raised, out of the wrappings in which Ray Train brings it."""
+    if isinstance(error, ray.train.WorkerGroupError):
+        error = next(iter(error.worker_failures.values()), error)
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, (InputError, RuntimeError)) else error

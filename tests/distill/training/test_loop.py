@@ -1,0 +1,165 @@
+"""The training loop as a function: it learns, repeats itself, continues, and refuses what is not finite."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distill.checkpoint import BEST, LAST, WEIGHTS, load_student, read_card
+from distill.config import ScheduleSettings, TrialConfig
+from distill.errors import DivergenceError, TeacherError
+from distill.training import train
+from distill.training.loop import learning_rate_share
+
+
+def small(**changes) -> TrialConfig:
+    """A trial of seconds: 16 px faces, a few steps an epoch."""
+    settings = {
+        "faces": {"name": "embedded", "size_px": 16},
+        "training": {"epochs": 2, "faces_per_epoch": 256, "batch_size": 32},
+        "optimizer": {"lr": 2e-3},
+        "schedule": {"name": "constant"},
+    }
+    return TrialConfig.model_validate(settings | changes)
+
+
+class Reports(list):
+    """Remembers what was reported."""
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path) -> None:
+        self.append(metrics)
+
+
+def comparable(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name != "train/faces_per_second"}
+
+
+def test_the_student_comes_to_agree_with_the_teacher(tmp_path: Path) -> None:
+    reports = Reports()
+    epochs = {"epochs": 3, "faces_per_epoch": 2048, "batch_size": 64}
+    train(small(training=epochs), report=reports, directory=tmp_path)
+    similarities = [report["validation/teacher_similarity"] for report in reports]
+    assert similarities[-1] > max(0.5, similarities[0])
+
+
+def test_every_epoch_is_reported_once_and_counted_from_one(tmp_path: Path) -> None:
+    reports = Reports()
+    train(small(), report=reports, directory=tmp_path)
+    assert [report["epoch"] for report in reports] == [1, 2]
+
+
+def test_the_same_seed_gives_the_same_student(tmp_path: Path) -> None:
+    first, second = Reports(), Reports()
+    train(small(), report=first, directory=tmp_path / "first")
+    train(small(), report=second, directory=tmp_path / "second")
+    assert [comparable(report) for report in first] == [comparable(report) for report in second]
+    weights = [load_file(tmp_path / name / BEST / WEIGHTS) for name in ("first", "second")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_another_seed_gives_another_student(tmp_path: Path) -> None:
+    first, second = Reports(), Reports()
+    train(small(), report=first, directory=tmp_path / "first")
+    train(small(seed=1), report=second, directory=tmp_path / "second")
+    assert first[-1]["train/loss"] != second[-1]["train/loss"]
+
+
+def test_a_training_that_was_cut_off_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole, rest = Reports(), Reports()
+    train(small(), report=whole, directory=tmp_path / "whole")
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(metrics: dict[str, float], checkpoint: Path) -> None:
+        raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        train(small(), report=cut, directory=tmp_path / "cut")
+    train(small(), report=rest, directory=tmp_path / "cut")
+    assert [comparable(report) for report in rest] == [comparable(whole[1])]
+
+
+def test_another_trial_takes_over_a_state_and_leaves_it_where_it_was(tmp_path: Path) -> None:
+    first, second = Reports(), Reports()
+    train(small(), report=first, directory=tmp_path / "first")
+    before = (tmp_path / "first" / LAST).read_bytes()
+    longer = {"epochs": 3, "faces_per_epoch": 256, "batch_size": 32}
+    train(
+        small(training=longer), report=second, directory=tmp_path / "second", continue_from=tmp_path / "first"
+    )
+    assert [report["epoch"] for report in second] == [3]
+    assert (tmp_path / "first" / LAST).read_bytes() == before
+
+
+def test_the_best_student_on_disk_gives_the_metrics_that_its_card_says(tmp_path: Path) -> None:
+    reports = Reports()
+    best = train(small(), report=reports, directory=tmp_path)
+    student, card = load_student(tmp_path / BEST)
+    assert card.metrics == best == max(reports, key=lambda report: report["validation/verification_accuracy"])
+    assert not student.training
+
+
+def test_selection_can_be_for_less_of_a_metric(tmp_path: Path) -> None:
+    reports = Reports()
+    selection = {"metric": "validation/teacher_mse", "direction": "minimize"}
+    train(small(selection=selection), report=reports, directory=tmp_path)
+    card = read_card(tmp_path / BEST)
+    assert card.metrics["validation/teacher_mse"] == min(
+        report["validation/teacher_mse"] for report in reports
+    )
+
+
+def test_a_diverging_training_raises_and_keeps_nothing_of_that_epoch(tmp_path: Path) -> None:
+    reports = Reports()
+    with pytest.raises(DivergenceError, match="diverged"):
+        train(small(optimizer={"lr": 1e30}), report=reports, directory=tmp_path)
+    assert reports == []
+    assert not (tmp_path / LAST).exists()
+
+
+def test_never_trains_against_a_teacher_that_is_not_there(tmp_path: Path) -> None:
+    teacher = {"name": "embedded", "weights": str(tmp_path / "nowhere.safetensors"), "sha256": "0" * 64}
+    with pytest.raises(TeacherError, match="nowhere"):
+        train(small(teacher=teacher), report=Reports(), directory=tmp_path / "trial")
+
+
+def test_losses_that_the_trial_names_replace_the_published_one(tmp_path: Path) -> None:
+    reports = Reports()
+    losses = {"cosine": {"weight": 2.0}, "unit_mse": {"weight": 1.0}}
+    train(small(losses=losses), report=reports, directory=tmp_path)
+    terms = {name for name in reports[0] if name.startswith("train/loss/")}
+    assert terms == {"train/loss/cosine", "train/loss/unit_mse"}
+    assert reports[0]["train/loss"] == pytest.approx(sum(reports[0][name] for name in terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["adaptive_w", "constant_w", "adaptive_z", "inverted_w", "off"])
+def test_every_mode_takes_as_many_steps(tmp_path: Path, mode: str) -> None:
+    training = {"epochs": 1, "faces_per_epoch": 160, "batch_size": 32}
+    train(
+        small(method={"name": "synthdistill", "resampling": mode}, training=training),
+        report=Reports(),
+        directory=tmp_path,
+    )
+    assert torch.load(tmp_path / LAST, weights_only=True)["step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "expected"),
+    [
+        (ScheduleSettings(name="constant"), 35, 1.0),
+        (ScheduleSettings(name="step", step_epochs=2, gamma=0.5), 19, 1.0),
+        (ScheduleSettings(name="step", step_epochs=2, gamma=0.5), 20, 0.5),
+        (ScheduleSettings(name="step", step_epochs=1, gamma=0.1), 35, 1e-3),
+        (ScheduleSettings(name="cosine"), 0, 1.0),
+        (ScheduleSettings(name="cosine"), 20, 0.5),
+        (ScheduleSettings(name="cosine", final_share=0.2), 40, 0.2),
+    ],
+)
+def test_the_learning_rate_falls_as_the_schedule_says(
+    schedule: ScheduleSettings, step: int, expected: float
+) -> None:
+    share = learning_rate_share(schedule, step=step, steps_per_epoch=10, epochs=4)
+    assert math.isclose(share, expected)

@@ -1,0 +1,79 @@
+"""Real sweeps, started as a user starts them: the command, in a process of its own, on a home of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SPACE = Path(__file__).parent / "spaces" / "small.yaml"
+BIN = Path(sys.executable).parent
+MARK = "SWEEPS_TEST_MARK"
+
+
+@dataclass
+class Machine:
+    """A home, and the processes that were started on it."""
+
+    home: Path
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Starts `sweeps` on this home, in a session of its own."""
+        return subprocess.Popen(
+            [str(BIN / "sweeps"), *arguments, "--home", str(self.home)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, MARK: self.mark},
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+        """Runs `sweeps` on this home to its end."""
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def leaderboard(self, name: str) -> dict[str, Any]:
+        done = self.run("leaderboard", name, "--format", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def processes(self) -> list[str]:
+        """Command lines of everything that was started on this home and lives."""
+        living = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    living.append(" ".join(process.cmdline()) or process.name())
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return living
+
+    def wait_until_quiet(self, timeout: float = 30) -> list[str]:
+        """What is left of its processes after at most `timeout` seconds."""
+        wait_for(lambda: not self.processes(), timeout=timeout)
+        return self.processes()
+
+
+def wait_for(claim: Callable[[], bool], *, timeout: float) -> bool:
+    """Whether `claim` came true within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True

@@ -1,0 +1,237 @@
+"""What a user can get wrong: one clear sentence, the right exit code, no traceback, and nothing written."""
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from distill.cli import main as distill
+from distill.teachers.embedded import SHIPPED_WEIGHTS
+from sweeps.cli import main as sweeps
+from tests.end_to_end.machine import SPACE, Machine
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SWEEPS_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "home"
+
+
+def assert_refused(result: Result, *, code: int, sentence: str, home: Path) -> None:
+    assert result.exit_code == code, result.output
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+    assert result.output.strip().count("\n") == 0, result.output
+    assert not home.exists()
+
+
+def write_space(path: Path, **changes: object) -> Path:
+    """The small space with some of its parts replaced."""
+    space = yaml.safe_load(SPACE.read_text()) | changes
+    path.write_text(yaml.safe_dump(space))
+    return path
+
+
+LR = {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}
+BAD_SPACES = {
+    "unknown key": ({"serach": {}}, "serach"),
+    "low above high": ({"parameters": {"optimizer.lr": LR | {"low": 1.0}}}, "parameters.optimizer.lr"),
+    "log of zero": ({"parameters": {"optimizer.lr": LR | {"low": 0.0}}}, "log"),
+    "unknown parameter": ({"parameters": {"optimizer.learning_rate": LR}}, "optimizer.learning_rate"),
+    "unknown student": ({"base": {"student": {"name": "mobilefacent"}}}, "mobilefacenet"),
+    "unknown sampler": ({"search": {"sampler": "tpee", "num_trials": 2}}, "tpe"),
+    "unknown scheduler": ({"scheduler": {"name": "ashaa"}}, "asha"),
+    "no trials": ({"search": {"num_trials": 0}}, "search.num_trials"),
+    "objective nobody reports": (
+        {"objectives": [{"metric": "validation/accuracy", "direction": "maximize"}]},
+        "validation/accuracy",
+    ),
+    "objective on the benchmark": (
+        {"objectives": [{"metric": "benchmark/verification_accuracy", "direction": "maximize"}]},
+        "benchmark/verification_accuracy",
+    ),
+    "gate on a metric nobody measures": (
+        {"promotion": {"model": "m", "gates": [{"metric": "benchmark/acuracy", "at_least": 0.9}]}},
+        "benchmark/acuracy",
+    ),
+    "gate without a limit": (
+        {"promotion": {"model": "m", "gates": [{"metric": "benchmark/eer"}]}},
+        "at_most",
+    ),
+    "condition on nothing": (
+        {"parameters": {"optimizer.lr": LR | {"when": {"student.nam": "x"}}}},
+        "student.nam",
+    ),
+    "negative coefficient": (
+        {"base": {"method": {"name": "synthdistill", "resampling_coef": -1}}},
+        "resampling_coef",
+    ),
+    "faces too small": ({"base": {"faces": {"name": "embedded", "size_px": 8}}}, "size_px"),
+    "workers that cannot share the batch": (
+        {"resources": {"workers_per_trial": 3}},
+        "multiple of",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SPACES)
+def test_a_wrong_space_is_refused(case: str, tmp_path: Path, home: Path) -> None:
+    changes, sentence = BAD_SPACES[case]
+    if "parameters" not in changes:
+        changes = {"parameters": {}} | changes
+    path = write_space(tmp_path / "space.yaml", **changes)
+    result = CliRunner().invoke(sweeps, ["run", str(path)])
+    assert_refused(result, code=2, sentence=sentence, home=home)
+    assert str(path) in result.output
+
+
+def test_every_error_of_a_space_is_told_at_once(tmp_path: Path, home: Path) -> None:
+    path = write_space(tmp_path / "space.yaml", parameters={"optimizer.lr": LR | {"low": 1.0}}, serach={})
+    result = CliRunner().invoke(sweeps, ["validate", str(path)])
+    assert result.exit_code == 2
+    assert len(result.output.strip().splitlines()) == 2
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "quickstrt"], "quickstart"),
+        (["run", "nowhere/space.yaml"], "nowhere/space.yaml"),
+        (["run", str(SPACE), "--set", "search.num_trials"], "--set must be A.B=C"),
+        (["run", str(SPACE), "--set", "optimiser.lr=0.1"], "optimizer"),
+        (["run", str(SPACE), "--name", "a/b"], "a study's name must be"),
+        (["resume", "nothing"], "there is no study 'nothing'"),
+        (["leaderboard", "nothing"], "there is no study 'nothing'"),
+        (["status", "nothing"], "there is no study 'nothing'"),
+        (["promote", "nothing"], "there is no study 'nothing'"),
+        (["stop", "nothing"], "there is no study 'nothing'"),
+    ],
+)
+def test_a_wrong_argument_is_refused(arguments: list[str], sentence: str, home: Path) -> None:
+    assert_refused(CliRunner().invoke(sweeps, arguments), code=2, sentence=sentence, home=home)
+
+
+def test_a_space_that_is_no_yaml_is_refused(tmp_path: Path, home: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("name: [unclosed")
+    assert_refused(CliRunner().invoke(sweeps, ["run", str(path)]), code=2, sentence=str(path), home=home)
+
+
+def bad_teacher(tmp_path: Path, case: str) -> list[str]:
+    """Settings that name a teacher's file with something wrong about it."""
+    weights = tmp_path / "teacher.safetensors"
+    digest = json.loads(SHIPPED_WEIGHTS.with_suffix(".json").read_text())["sha256"]
+    match case:
+        case "missing":
+            pass
+        case "truncated":
+            weights.write_bytes(SHIPPED_WEIGHTS.read_bytes()[:-1000])
+        case "another file than was named":
+            shutil.copy(SHIPPED_WEIGHTS, weights)
+            digest = "0" * 64
+    return ["--set", f"teacher.weights={weights}", "--set", f"teacher.sha256='{digest}'"]
+
+
+@pytest.mark.parametrize(
+    ("case", "sentence"),
+    [
+        ("missing", "there is no file"),
+        ("truncated", "is cut short"),
+        ("another file than was named", "expected 0000"),
+    ],
+)
+def test_a_teacher_that_is_not_whole_is_refused(case: str, sentence: str, tmp_path: Path, home: Path) -> None:
+    result = CliRunner().invoke(sweeps, ["run", str(SPACE), *bad_teacher(tmp_path, case)])
+    assert_refused(result, code=2, sentence=sentence, home=home)
+
+
+def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(sweeps, ["run", str(SPACE), "--home", str(tmp_path / "file" / "home")])
+    assert result.exit_code == 3
+    assert "cannot be written" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_port_in_use_is_refused(home: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(sweeps, ["ui", "--port", str(port)])
+    assert_refused(result, code=3, sentence=f"127.0.0.1:{port} cannot be served on", home=home)
+
+
+def test_a_folder_without_a_student_is_refused(tmp_path: Path, home: Path) -> None:
+    result = CliRunner().invoke(distill, ["evaluate", str(tmp_path)])
+    assert_refused(result, code=2, sentence="is not a student's folder", home=home)
+
+
+def test_a_wrong_trial_config_is_refused(tmp_path: Path, home: Path) -> None:
+    config = tmp_path / "trial.yaml"
+    config.write_text("optimizer: {learning_rate: 0.1}\n")
+    result = CliRunner().invoke(distill, ["train", str(config), "--out", str(tmp_path / "out")])
+    assert_refused(result, code=2, sentence="optimizer.learning_rate", home=home)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_more_workers_than_cpus_are_refused(machine: Machine) -> None:
+    workers = 64 * (os.cpu_count() or 1)
+    done = machine.run(
+        "run",
+        str(SPACE),
+        "--set",
+        f"resources.workers_per_trial={workers}",
+        "--set",
+        f"training.batch_size={workers}",
+        "--set",
+        f"training.faces_per_epoch={workers}",
+    )
+    assert done.returncode == 3
+    assert f"a trial needs {workers} x (1 CPU)" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not machine.home.exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_refused(machine: Machine) -> None:
+    done = machine.run("run", str(SPACE), "--address", "127.0.0.1:1")
+    assert done.returncode == 3
+    assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr
+    assert not machine.home.exists()
+
+
+@pytest.mark.slow
+def test_a_name_that_is_taken_is_refused(swept: Machine) -> None:
+    done = swept.run("run", str(SPACE), "--name", "small")
+    assert done.returncode == 3
+    assert "there is a study small" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_gate_that_fails_leaves_the_registry_as_it_was(swept: Machine) -> None:
+    space = swept.home / "studies" / "small" / "space.yaml"
+    before = space.read_text()
+    try:
+        space.write_text(before.replace("at_least: 0.5", "at_least: 0.99"))
+        done = swept.run("promote", "small")
+    finally:
+        space.write_text(before)
+    assert done.returncode == 3
+    assert "benchmark/verification_accuracy at least 0.99 failed with 0." in done.stderr
+
+
+@pytest.mark.slow
+def test_a_trial_that_does_not_exist_is_not_promoted(swept: Machine) -> None:
+    done = swept.run("promote", "small", "--trial", "99")
+    assert done.returncode == 2
+    assert "has no trial 99" in done.stderr

@@ -1,0 +1,420 @@
+"""What is wrong with a search-space file is said in full: place, path, what is allowed, what was given."""
+
+from pathlib import Path
+
+import pytest
+
+from distill.errors import InputError
+from sweeps.space import SpaceError, load_space, parse_space
+
+GOOD = """\
+name: study
+objectives:
+  - {metric: validation/verification_accuracy, direction: maximize}
+constraints:
+  - {metric: efficiency/parameters, at_most: 250000}
+base:
+  method: {name: synthdistill}
+  training: {epochs: 4, faces_per_epoch: 1024, batch_size: 64}
+parameters:
+  student.name: {type: categorical, choices: [bridge_tiny, mobilefacenet]}
+  student.width: {type: float, low: 0.5, high: 1.0, when: {student.name: mobilefacenet}}
+  optimizer.lr: {type: float, low: 1e-4, high: 1e-2, log: true}
+  schedule.step_epochs: {type: int, low: 2, high: 8, step: 2}
+search: {sampler: tpe, num_trials: 4, seed: 0}
+scheduler: {name: asha, grace_epochs: 1, reduction_factor: 3}
+resources: {workers_per_trial: 1, cpus_per_worker: 1, gpus_per_worker: 0}
+promotion:
+  model: face-student
+  gates: [{metric: benchmark/verification_accuracy, at_least: 0.9}]
+"""
+
+LR = "{type: float, low: 1e-4, high: 1e-2, log: true}"
+WIDTH = "{type: float, low: 0.5, high: 1.0, when: {student.name: mobilefacenet}}"
+STEPS = "{type: int, low: 2, high: 8, step: 2}"
+STUDENTS = "{type: categorical, choices: [bridge_tiny, mobilefacenet]}"
+
+BAD = [
+    # keys
+    ("name: study", "nam: study", ["1: name is missing", "1: nam is not a known key; did you mean name?"]),
+    ("seed: 0}", "sede: 0}", ["14: search.sede is not a known key; did you mean seed?"]),
+    ("log: true}", "logg: true}", ["12: parameters.optimizer.lr.logg is not a known key; did you mean log?"]),
+    ("  model: face-student\n", "", ["17: promotion.model is missing"]),
+    ("num_trials: 4, ", "", ["14: search.num_trials is missing"]),
+    (
+        "name: study\n",
+        "name: study\nname: again\n",
+        ["1: name is given twice, in lines 1 and 2"],
+    ),
+    # types
+    ("name: study", "name: 7", ["1: name must be text, got 7"]),
+    ("num_trials: 4", "num_trials: 4.5", ["14: search.num_trials must be a whole number, got 4.5"]),
+    ("num_trials: 4", "num_trials: 0", ["14: search.num_trials must be greater than 0, got 0"]),
+    ("low: 1e-4", "low: '1e-4'", ["12: parameters.optimizer.lr.low must be a number, got '1e-4'"]),
+    ("high: 1e-2", "high: .inf", ["12: parameters.optimizer.lr.high must be a finite number, got inf"]),
+    ("low: 2,", "low: 2.5,", ["13: parameters.schedule.step_epochs.low must be a whole number, got 2.5"]),
+    (
+        "high: 1e-2, log: true",
+        "high: 1e-2, log: yes",
+        ["12: parameters.optimizer.lr.log must be true or false, got 'yes'"],
+    ),
+    (
+        "type: float, low: 1e-4",
+        "type: flaot, low: 1e-4",
+        [
+            "12: parameters.optimizer.lr.type must be one of float, int, categorical, got 'flaot'; "
+            "did you mean float?"
+        ],
+    ),
+    (
+        "{metric: validation/verification_accuracy, direction: maximize}",
+        "{metric: validation/verification_accuracy, direction: max}",
+        [
+            "3: objectives[0].direction must be one of maximize, minimize, got 'max'",
+        ],
+    ),
+    (
+        "sampler: tpe",
+        "sampler: tpee",
+        [
+            "14: search.sampler must be one of tpe, random, grid, qmc, gp, nsgaii, got 'tpee'; "
+            "did you mean tpe?",
+        ],
+    ),
+    ("name: asha", "name: hyperband", ["15: scheduler.name must be one of asha, none, got 'hyperband'"]),
+    (
+        "name: study",
+        "name: a/b",
+        ["1: name must be up to 64 letters, digits, '.', '_' and '-', no sign first, got 'a/b'"],
+    ),
+    # ranges
+    ("high: 1e-2", "high: 1e-5", ["12: parameters.optimizer.lr.high must be above low (0.0001), got 1e-05"]),
+    ("low: 1e-4", "low: 0", ["12: parameters.optimizer.lr.log needs low above 0, got 0.0"]),
+    ("log: true}", "step: -0.1}", ["12: parameters.optimizer.lr.step must be greater than 0, got -0.1"]),
+    (
+        "log: true}",
+        "log: true, step: 0.1}",
+        ["12: parameters.optimizer.lr.step cannot be combined with log, got 0.1"],
+    ),
+    (
+        "step: 2}",
+        "step: 4}",
+        ["13: parameters.schedule.step_epochs.step must lead from low to high in whole steps, got 4"],
+    ),
+    (
+        "choices: [bridge_tiny, mobilefacenet]",
+        "choices: []",
+        ["10: parameters.student.name.choices must not be empty"],
+    ),
+    (
+        "choices: [bridge_tiny, mobilefacenet]",
+        "choices: [mobilefacenet, mobilefacenet]",
+        ["10: parameters.student.name.choices must name each choice once, got 'mobilefacenet' twice"],
+    ),
+    # conditions
+    (
+        "when: {student.name: mobilefacenet}",
+        "when: {student.nam: mobilefacenet}",
+        [
+            "11: parameters.student.width.when.student.nam is neither a parameter nor fixed in base; "
+            "did you mean student.name?"
+        ],
+    ),
+    (
+        "when: {student.name: mobilefacenet}",
+        "when: {student.name: mobilefacenets}",
+        [
+            "11: parameters.student.width.when.student.name must be among the choices of student.name "
+            "(bridge_tiny, mobilefacenet), got 'mobilefacenets'"
+        ],
+    ),
+    (
+        "when: {student.name: mobilefacenet}",
+        "when: {optimizer.lr: 0.1}",
+        ["11: parameters.student.width.when.optimizer.lr must be declared before student.width"],
+    ),
+    (
+        STEPS,
+        "{type: int, low: 2, high: 8, when: {optimizer.lr: 0.1}}",
+        ["13: parameters.schedule.step_epochs.when.optimizer.lr must be categorical, is float"],
+    ),
+    (
+        ", when: {student.name: mobilefacenet}",
+        "",
+        [
+            "11: parameters.student.width exists only where student.name is mobilefacenet: "
+            "add when: {student.name: [mobilefacenet]}"
+        ],
+    ),
+    (
+        f"  student.name: {STUDENTS}\n  student.width: {WIDTH}\n",
+        "  student.width: {type: float, low: 0.5, high: 1.0}\n",
+        [
+            "10: parameters.student.width needs student.name in base or among the parameters, "
+            "since it decides which settings exist"
+        ],
+    ),
+    (
+        STEPS,
+        "{type: int, low: 2, high: 8, when: {method.name: bridge}}",
+        ["13: parameters.schedule.step_epochs exists in no trial, since its conditions never hold together"],
+    ),
+    # names of settings
+    (
+        "optimizer.lr:",
+        "optimizer.lrr:",
+        ["12: parameters.optimizer.lrr is not a setting of a trial; did you mean optimizer.lr?"],
+    ),
+    (
+        f"optimizer.lr: {LR}",
+        f"optimizer: {LR}",
+        ["12: parameters.optimizer is a group of settings: search one of them (lr, weight_decay, betas)"],
+    ),
+    (
+        "optimizer.lr:",
+        "selection.metric:",
+        [
+            "12: parameters.selection.metric must not be searched: "
+            "the first objective picks each trial's best epoch"
+        ],
+    ),
+    # base, and what a trial allows
+    (
+        "method: {name: synthdistill}",
+        "method: {name: synthdistil}",
+        ["7: base.method.name must be 'synthdistill', got 'synthdistil'; did you mean synthdistill?"],
+    ),
+    (
+        "batch_size: 64",
+        "batch_sise: 64",
+        ["8: base.training.batch_sise is not a known key; did you mean batch_size?"],
+    ),
+    (
+        "faces_per_epoch: 1024",
+        "faces_per_epoch: 10",
+        ["8: base.training is refused: faces_per_epoch must be at least batch_size (64), got 10"],
+    ),
+    (
+        "base:\n",
+        "base:\n  selection: {metric: train/loss}\n",
+        ["7: base.selection must not be set: the first objective picks each trial's best epoch"],
+    ),
+    (
+        "base:\n",
+        "base:\n  optimizer: {lr: 0.1}\n",
+        ["13: parameters.optimizer.lr is fixed in base as well, to 0.1: remove it from one of them"],
+    ),
+    (
+        "low: 0.5, high: 1.0",
+        "low: 0.5, high: 9.0",
+        ["11: parameters.student.width must be less than or equal to 2, got 9.0"],
+    ),
+    (
+        "[bridge_tiny, mobilefacenet]",
+        "[bridge_tinny, mobilefacenet]",
+        [
+            "10: parameters.student.name must be one of bridge_tiny, iresnet_small, mobilefacenet, "
+            "got 'bridge_tinny'; did you mean bridge_tiny?"
+        ],
+    ),
+    (
+        f"schedule.step_epochs: {STEPS}",
+        "training.batch_size: {type: categorical, choices: [64, 2048]}",
+        [
+            "13: parameters.training.batch_size is fixed in base as well, to 64: remove it from one of them",
+        ],
+    ),
+    # metrics
+    (
+        "validation/verification_accuracy,",
+        "validation/verification_acuracy,",
+        [
+            "3: objectives[0].metric must be a metric that is reported, "
+            "got 'validation/verification_acuracy'; did you mean validation/verification_accuracy?"
+        ],
+    ),
+    (
+        "- {metric: validation/verification_accuracy, direction: maximize}",
+        "- {metric: benchmark/eer, direction: minimize}",
+        [
+            "3: objectives[0].metric must not be of the benchmark, which is for what was selected, "
+            "got 'benchmark/eer'"
+        ],
+    ),
+    (
+        "{metric: validation/verification_accuracy, direction: maximize}",
+        "{metric: efficiency/macs, direction: minimize}",
+        [
+            "3: objectives[0].metric must change in training, since it picks each trial's best epoch, "
+            "got 'efficiency/macs'"
+        ],
+    ),
+    (
+        "  - {metric: validation/verification_accuracy, direction: maximize}\n",
+        "  - {metric: validation/eer, direction: minimize}\n" * 2,
+        ["4: objectives[1].metric is an objective already, got 'validation/eer' twice"],
+    ),
+    (
+        "  - {metric: validation/verification_accuracy, direction: maximize}\n",
+        "  []\n",
+        ["2: objectives must not be empty"],
+    ),
+    (", at_most: 250000", "", ["5: constraints[0] must have one of at_most and at_least"]),
+    (
+        ", at_most: 250000",
+        ", at_most: 2, at_least: 1",
+        ["5: constraints[0] must have one of at_most and at_least"],
+    ),
+    (
+        "metric: benchmark/verification_accuracy",
+        "metric: validation/verification_accuracy",
+        [
+            "19: promotion.gates[0].metric must be a metric that is reported, "
+            "got 'validation/verification_accuracy'; did you mean benchmark/verification_accuracy?"
+        ],
+    ),
+    # how it is run
+    (
+        "grace_epochs: 1",
+        "grace_epochs: 4",
+        ["8: base.training.epochs must be above scheduler.grace_epochs (4) for asha to stop anything, got 4"],
+    ),
+    (
+        "workers_per_trial: 1",
+        "workers_per_trial: 3",
+        ["8: base.training.batch_size must be a multiple of resources.workers_per_trial (3), got 64"],
+    ),
+    (
+        "gpus_per_worker: 0}",
+        "gpus_per_worker: 1.5}",
+        ["16: resources.gpus_per_worker must be whole above 1, got 1.5"],
+    ),
+    (
+        "gpus_per_worker: 0}",
+        "max_concurrent: many}",
+        ["16: resources.max_concurrent must be a whole number or 'auto', got 'many'"],
+    ),
+    (
+        "sampler: tpe",
+        "sampler: grid",
+        [
+            "11: parameters.student.width needs a step, since the sampler is grid",
+            "12: parameters.optimizer.lr needs a step, since the sampler is grid",
+        ],
+    ),
+    (
+        "sampler: tpe",
+        "sampler: gp",
+        ["14: search.sampler must be one for conditions, such as tpe, since student.width has one, got gp"],
+    ),
+    (
+        "model: face-student",
+        "model: face/student",
+        ["18: promotion.model must be a name without / and :, got 'face/student'"],
+    ),
+    (
+        "model: face-student",
+        "model: face-student\n  alias: v1",
+        [
+            "19: promotion.alias must be of letters, digits, - and _, but not latest or a version like v1, "
+            "got 'v1'"
+        ],
+    ),
+    # YAML
+    ("name: study", "name: [study", ["2: is not valid YAML"]),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "sentences"), BAD, ids=[new.strip()[:50] for _, new, _ in BAD])
+def test_each_mistake_is_one_sentence(old: str, new: str, sentences: list[str]) -> None:
+    assert old in GOOD
+    with pytest.raises(SpaceError) as caught:
+        parse_space(GOOD.replace(old, new, 1), file="study.yaml")
+    problems = caught.value.problems
+    assert len(problems) == len(sentences), problems
+    for problem, sentence in zip(problems, sentences, strict=True):
+        assert problem.startswith(f"study.yaml:{sentence}"), problem
+
+
+def test_the_file_that_the_mistakes_are_put_into_is_right() -> None:
+    assert parse_space(GOOD, file="study.yaml").name == "study"
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    text = (
+        GOOD.replace("sampler: tpe", "sampler: tpee")
+        .replace("high: 1e-2", "high: 0")
+        .replace("gpus_per_worker: 0", "gpus: 0")
+        .replace("epochs: 4", "epoch: 4")
+        .replace("benchmark/", "benchmrk/")
+        .replace("student.width:", "student.widht:")
+    )
+    with pytest.raises(SpaceError) as caught:
+        parse_space(text, file="study.yaml")
+    paths = [problem.split(": ", 1)[1].split(" ")[0] for problem in caught.value.problems]
+    assert sorted(paths) == [
+        "base.training.epoch",
+        "parameters.optimizer.lr.high",
+        "parameters.student.widht",
+        "promotion.gates[0].metric",
+        "resources.gpus",
+        "search.sampler",
+    ]
+
+
+def test_a_condition_on_a_parameter_that_could_not_be_read_is_no_mistake_of_its_own() -> None:
+    with pytest.raises(SpaceError) as caught:
+        parse_space(GOOD.replace("type: categorical", "type: choice"), file="study.yaml")
+    assert [problem.split(" ")[1] for problem in caught.value.problems] == ["parameters.student.name.type"]
+
+
+def test_two_ranges_that_clash_at_their_ends_are_found() -> None:
+    text = GOOD.replace(
+        "training: {epochs: 4, faces_per_epoch: 1024, batch_size: 64}", "training: {epochs: 4}"
+    ).replace(
+        f"schedule.step_epochs: {STEPS}",
+        "training.faces_per_epoch: {type: int, low: 256, high: 4096}\n"
+        "  training.batch_size: {type: categorical, choices: [64, 512]}",
+    )
+    with pytest.raises(
+        SpaceError,
+        match=r"faces_per_epoch must not be 256: faces_per_epoch must be at least batch_size \(512\)",
+    ):
+        parse_space(text, file="study.yaml")
+
+
+def test_a_file_that_is_no_mapping_is_refused() -> None:
+    with pytest.raises(SpaceError, match=r"^list\.yaml: must hold a mapping"):
+        parse_space("- a\n- b\n", file="list.yaml")
+
+
+def test_an_empty_mapping_lacks_its_required_keys() -> None:
+    with pytest.raises(SpaceError) as caught:
+        parse_space("{}", file="x.yaml")
+    assert caught.value.problems == [
+        "x.yaml:1: name is missing",
+        "x.yaml:1: objectives is missing",
+        "x.yaml:1: search is missing",
+    ]
+
+
+def test_a_value_that_holds_itself_is_refused() -> None:
+    with pytest.raises(SpaceError, match="is an alias of something that holds it"):
+        parse_space(f"{GOOD}description: &a [*a]\n", file="study.yaml")
+
+
+def test_yaml_tags_make_no_python_objects() -> None:
+    with pytest.raises(SpaceError, match="description cannot be read"):
+        parse_space(f"{GOOD}description: !!python/object/apply:os.system ls\n", file="study.yaml")
+
+
+def test_an_unknown_name_lists_the_packaged_spaces_and_the_nearest() -> None:
+    with pytest.raises(
+        InputError, match=r"'quikstart': packaged are quickstart, .*; did you mean quickstart\?"
+    ):
+        load_space("quikstart")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"missing\.yaml cannot be read: No such file or directory"):
+        load_space(str(tmp_path / "missing.yaml"))
