@@ -17,7 +17,7 @@ from distill.config import ScheduleSettings, TrialConfig
 from distill.errors import DivergenceError
 from distill.evaluation import evaluate_agreement, evaluate_verification, static_efficiency
 from distill.outputs import ModelOutputs
-from distill.training.parts import Parts, frozen_parts
+from distill.training.parts import IMAGE_LAYOUT, Parts, frozen_parts, moved
 from distill.training.process import Process
 
 FINITE_EVERY_STEPS = 100
@@ -97,9 +97,8 @@ class Trainer:
         self._parts = parts
         self._process = process
         width = parts.teacher.embedding_dim
-        self.student = config.student.build(embedding_dim=width, size_px=config.faces.size_px).to(
-            process.device
-        )
+        student = config.student.build(embedding_dim=width, size_px=config.faces.size_px)
+        self.student = moved(student, process.device)
         self._shared = process.share(self.student)
         losses = config.losses if config.losses.named() else config.method.published_losses
         self._losses = losses.build(student_dim=width, teacher_dim=width).to(process.device)
@@ -177,9 +176,9 @@ class Trainer:
     def _take_step(self, means: "_Means") -> dict[str, Tensor]:
         """One batch, one optimiser step. Returns the weighted loss terms."""
         with torch.no_grad():
-            batch = self._method.next_batch()
-            teacher_BD = self._parts.teacher(batch.images)
-        student_BD = self._shared(batch.images)
+            images = self._method.next_batch().images.contiguous(memory_format=IMAGE_LAYOUT)
+            teacher_BD = self._parts.teacher(images)
+        student_BD = self._shared(images)
         terms = self._losses(
             student=ModelOutputs(embedding=student_BD), teacher=ModelOutputs(embedding=teacher_BD)
         )

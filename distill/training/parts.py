@@ -1,13 +1,17 @@
 """The frozen parts of a trial, made once a process: an actor that runs many trials keeps them warm."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.faces import AnyFacesSettings, FaceGenerator, VerificationPairs
 from distill.teachers import AnyTeacherSettings, Teacher
 
+IMAGE_LAYOUT = torch.channels_last
+"""How images and weights lie in memory: with their channels together a step takes a fifth less time."""
+Network = TypeVar("Network", bound=nn.Module)
 AGREEMENT_FACES = 512
 AGREEMENT_SEED = 20_230_814  # fixed: every trial's agreement is measured on the same faces
 
@@ -31,6 +35,12 @@ class Parts:
     agreement_embeddings: Tensor
 
 
+def moved(network: Network, device: torch.device) -> Network:
+    """Moves a network to a device, its weights laid out as images are."""
+    # The stubs of torch leave this argument out.
+    return network.to(device).to(memory_format=IMAGE_LAYOUT)  # pyright: ignore[reportCallIssue]
+
+
 def frozen_parts(faces: AnyFacesSettings, teacher: AnyTeacherSettings, device: torch.device) -> Parts:
     """Loads and renders the frozen parts of a trial, or returns those that this process has already."""
     key = (faces.model_dump_json(), teacher.model_dump_json(), str(device))
@@ -49,7 +59,7 @@ def _make(faces: AnyFacesSettings, teacher: AnyTeacherSettings, device: torch.de
     rng = torch.Generator().manual_seed(AGREEMENT_SEED)
     z = torch.randn(AGREEMENT_FACES, generator.z_dim, generator=rng)
     noise = torch.rand(AGREEMENT_FACES, generator=rng)
-    loaded = teacher.load().to(device)
+    loaded = moved(teacher.load(), device)
     with torch.no_grad():
         agreement_faces = generator.synthesis(generator.mapping(z.to(device)), noise_B=noise.to(device))
     return Parts(
