@@ -3,7 +3,6 @@
 N: images, P: pairs
 """
 
-# ruff: noqa: N815
 import hashlib
 from dataclasses import dataclass, field
 

@@ -4,7 +4,8 @@ from typing import Self
 
 from pydantic import model_validator
 
-from distill.losses.base import DistillationLoss, LossSettings, WeightedLosses
+from distill.errors import InputError
+from distill.losses.base import DistillationLoss, LossContext, LossSettings, Need, WeightedLosses
 from distill.losses.embedding import (
     CosineSettings,
     RawMSESettings,
@@ -37,30 +38,35 @@ class LossesSettings(Settings):
         """The losses that are set, by name, those of weight 0 among them."""
         return {name: loss for name, loss in self if loss is not None}
 
-    def build(self, *, student_dim: int, teacher_dim: int) -> WeightedLosses:
+    def used(self) -> dict[str, LossSettings]:
+        """The losses of a weight above 0, by name."""
+        return {name: loss for name, loss in self.named().items() if loss.weight > 0}
+
+    def build(self, context: LossContext) -> WeightedLosses:
         """Builds the losses of a weight above 0.
 
         Raises:
             InputError: If a loss cannot compare embeddings of these widths.
-            ValueError: If no loss is named: the caller then builds its method's published ones.
         """
-        used = {name: loss for name, loss in self.named().items() if loss.weight > 0}
-        if not used:
-            raise ValueError("no loss is named: there is nothing to minimise")
+        for name, loss in self.used().items():
+            if loss.same_width and context.student_dim != context.teacher_dim:
+                raise InputError(
+                    f"losses.{name} needs embeddings as wide as the teacher's {context.teacher_dim}, "
+                    f"the student's have {context.student_dim}"
+                )
         return WeightedLosses(
-            {
-                name: loss.build(student_dim=student_dim, teacher_dim=teacher_dim)
-                for name, loss in used.items()
-            },
-            weights={name: loss.weight for name, loss in used.items()},
+            {name: loss.build(context) for name, loss in self.used().items()},
+            weights={name: loss.weight for name, loss in self.used().items()},
         )
 
 
 __all__ = [
     "CosineSettings",
     "DistillationLoss",
+    "LossContext",
     "LossSettings",
     "LossesSettings",
+    "Need",
     "RawMSESettings",
     "UnitMSESettings",
     "WeightedLosses",

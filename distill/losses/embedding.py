@@ -6,11 +6,12 @@ of `unit_mse` is therefore a weight 2w / D of `cosine`; SFace's 10,000 at D = 51
 B: batch, D: width of the embedding, of student and teacher alike
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.errors import InputError
-from distill.losses.base import DistillationLoss, LossSettings
+from distill.losses.base import DistillationLoss, LossContext, LossSettings
 from distill.outputs import ModelOutputs
 
 
@@ -41,51 +42,58 @@ def cosine(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 class RawMSE(DistillationLoss):
     """`raw_mse` of a batch."""
 
-    def forward(self, *, student: ModelOutputs, teacher: ModelOutputs) -> Tensor:
+    def forward(
+        self, *, student: ModelOutputs, teacher: ModelOutputs, labels_B: Tensor | None = None
+    ) -> Tensor:
+        del labels_B
         return raw_mse(student.embedding, teacher.embedding)
 
 
 class UnitMSE(DistillationLoss):
     """`unit_mse` of a batch."""
 
-    def forward(self, *, student: ModelOutputs, teacher: ModelOutputs) -> Tensor:
+    def forward(
+        self, *, student: ModelOutputs, teacher: ModelOutputs, labels_B: Tensor | None = None
+    ) -> Tensor:
+        del labels_B
         return unit_mse(student.embedding, teacher.embedding)
 
 
 class Cosine(DistillationLoss):
     """`cosine` of a batch."""
 
-    def forward(self, *, student: ModelOutputs, teacher: ModelOutputs) -> Tensor:
+    def forward(
+        self, *, student: ModelOutputs, teacher: ModelOutputs, labels_B: Tensor | None = None
+    ) -> Tensor:
+        del labels_B
         return cosine(student.embedding, teacher.embedding)
 
 
 class RawMSESettings(LossSettings):
     """Squared error of raw embeddings: the student learns the teacher's norms too. SynthDistill's loss."""
 
-    def build(self, *, student_dim: int, teacher_dim: int) -> RawMSE:
-        _require_same_width("raw_mse", student_dim, teacher_dim)
+    same_width: ClassVar[bool] = True
+
+    def build(self, context: LossContext) -> RawMSE:
+        del context
         return RawMSE()
 
 
 class UnitMSESettings(LossSettings):
     """Squared error of unit embeddings, averaged over their dimensions. SFace's knowledge transfer."""
 
-    def build(self, *, student_dim: int, teacher_dim: int) -> UnitMSE:
-        _require_same_width("unit_mse", student_dim, teacher_dim)
+    same_width: ClassVar[bool] = True
+
+    def build(self, context: LossContext) -> UnitMSE:
+        del context
         return UnitMSE()
 
 
 class CosineSettings(LossSettings):
     """One minus the cosine similarity: only directions count, whatever the width of the embedding."""
 
-    def build(self, *, student_dim: int, teacher_dim: int) -> Cosine:
-        _require_same_width("cosine", student_dim, teacher_dim)
+    same_width: ClassVar[bool] = True
+
+    def build(self, context: LossContext) -> Cosine:
+        del context
         return Cosine()
-
-
-def _require_same_width(name: str, student_dim: int, teacher_dim: int) -> None:
-    if student_dim != teacher_dim:
-        raise InputError(
-            f"losses.{name} needs embeddings as wide as the teacher's {teacher_dim}, "
-            f"the student's have {student_dim}"
-        )

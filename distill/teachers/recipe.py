@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.faces import EmbeddedFacesSettings, FaceGenerator, VerificationPairs
+from distill.losses.angles import widened
 from distill.students import IResNet
 from distill.teachers.embedded import EMBEDDING_DIM, INPUT_PX, SHIPPED_WEIGHTS, embedded_network
 
@@ -37,15 +38,8 @@ def arcface_logits(
 ) -> Tensor:
     """Scaled cosines to every centre, of shape (B, C), the true one's angle widened by the margin."""
     cosine_BC = F.normalize(embedding_BD) @ F.normalize(centre_CD).T
-    true_B1 = cosine_BC.gather(1, classes_B[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
-    # An angle that the margin would push past pi keeps falling, as a line, instead of turning back.
-    sine_B1 = (1 - true_B1.square()).sqrt()
-    widened_B1 = torch.where(
-        true_B1 > -math.cos(margin_rad),
-        true_B1 * math.cos(margin_rad) - sine_B1 * math.sin(margin_rad),
-        true_B1 - margin_rad * math.sin(margin_rad),
-    )
-    return scale * cosine_BC.scatter(1, classes_B[:, None], widened_B1)
+    true_B = cosine_BC.gather(1, classes_B[:, None])[:, 0]
+    return scale * cosine_BC.scatter(1, classes_B[:, None], widened(true_B, margin_rad)[:, None])
 
 
 def train_embedded_teacher(

@@ -16,6 +16,7 @@ from distill.checkpoint import BEST, load_state, save_state, save_student
 from distill.config import ScheduleSettings, TrialConfig
 from distill.errors import DivergenceError
 from distill.evaluation import evaluate_agreement, evaluate_verification, static_efficiency
+from distill.losses import LossContext
 from distill.outputs import ModelOutputs
 from distill.training.parts import IMAGE_LAYOUT, Parts, frozen_parts, moved
 from distill.training.process import Process
@@ -101,7 +102,7 @@ class Trainer:
         self.student = moved(student, process.device)
         self._shared = process.share(self.student)
         losses = config.losses if config.losses.named() else config.method.published_losses
-        self._losses = losses.build(student_dim=width, teacher_dim=width).to(process.device)
+        self._losses = losses.build(LossContext(student_dim=width, teacher_dim=width)).to(process.device)
         self._method = config.method.build(
             parts.generator,
             batch_size=config.training.batch_size,
