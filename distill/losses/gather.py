@@ -51,7 +51,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient_ND = gradients[0].contiguous()
+        # A copy: autograd may hand the same tensor to another branch too.
+        gradient_ND = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient_ND)
         first = worker_rank() * ctx.num_rows
         return gradient_ND[first : first + ctx.num_rows]
