@@ -82,9 +82,9 @@ def _cosines(raw_ND: Tensor) -> Tensor:
     unit_ND = F.normalize(raw_ND.float())
     edge_VND = unit_ND[None] - unit_ND[:, None]
     length_VN1 = edge_VND.norm(dim=2, keepdim=True)
-    # Dividing by a length near 0 would blow its gradient up.
-    coincides_VN1 = length_VN1 < MIN_DISTANCE
-    direction_VND = (edge_VND / length_VN1.masked_fill(coincides_VN1, 1.0)).masked_fill(coincides_VN1, 0.0)
+    direction_VND = edge_VND / length_VN1.clamp_min(MIN_DISTANCE)
+    # Rounding alone says where a line that short points, and its gradient would be as large as it is short.
+    direction_VND = direction_VND.masked_fill(length_VN1 < MIN_DISTANCE, 0.0)
     return direction_VND @ direction_VND.transpose(1, 2)
 
 

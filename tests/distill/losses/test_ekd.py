@@ -168,6 +168,12 @@ def test_unset_thresholds_are_those_of_the_batch() -> None:
     assert torch.equal(running(impostors), far_thresholds(impostors))
 
 
+def test_evaluation_uses_thresholds_as_they_are() -> None:
+    running = RunningThresholds(update_rate=0.5)
+    kept = running(torch.tensor([0.1, 0.4, 0.3])).tolist()
+    assert running.eval()(torch.tensor([0.9, 0.8])).tolist() == kept == pytest.approx([0.4] * 6)
+
+
 def test_thresholds_are_kept_in_checkpoints() -> None:
     loss_fn, restored = built(), built()
     value(loss_fn, faces(0), faces(1))
