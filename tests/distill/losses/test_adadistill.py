@@ -67,7 +67,7 @@ def test_two_steps_by_hand() -> None:
     value(loss_fn, at(10, 100), at(0, 90, norm=2.0), labels=[0, 2])
     torch.testing.assert_close(loss_fn.centre_CD, torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]))
 
-    # Class 0 has two faces: one moves (1, 0) half the way to 90 degrees, the other all the way to 180 degrees.
+    # Class 0 has two faces: one moves (1, 0) half the way to 90 degrees, the other all the way to 180.
     value(loss_fn, at(150, 90, 45), at(90, 180, 45, norm=3.0), labels=[0, 0, 1])
     mean_of_class_0 = torch.tensor([[(0.5 - 1.0) / 2, (0.5 + 0.0) / 2]])
     expected = torch.cat([mean_of_class_0 / mean_of_class_0.norm(), at(45), at(90)])
