@@ -22,7 +22,7 @@ STRATUM_P = torch.tensor([7, 7, 7, 2, 2, 2, 7, 7, 2, 2])
 
 
 def genuine_pairs(num_people: int, *, pairs_each: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Who is on each genuine pair, and whether it is judged rightly: by person half or all, on average 80%."""
+    """Who is on each genuine pair, and whether it is judged rightly: 80%, by person half or all of them."""
     rng = torch.Generator().manual_seed(seed)
     share_I = torch.where(torch.rand(num_people, generator=rng) < 0.4, 0.5, 1.0)
     person_P = torch.arange(num_people).repeat_interleave(pairs_each)
