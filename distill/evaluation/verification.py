@@ -54,6 +54,16 @@ def embed_pairs(network: nn.Module, pairs: VerificationPairs, *, batch_size: int
     return unit_ND
 
 
+def pair_similarity(unit_ND: Tensor, pairs: VerificationPairs) -> Tensor:
+    """Cosine similarity of the two images of each pair, in [-1, 1], float64, of shape (P,).
+
+    Args:
+        unit_ND: Unit embeddings of the images of `pairs`, on any device; the result is on the CPU.
+    """
+    unit_ND = unit_ND.cpu().double()
+    return 1 - (unit_ND[pairs.left_P] - unit_ND[pairs.right_P]).square().sum(1) / 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class TenFold:
     """What the ten-fold protocol found.
@@ -197,6 +207,23 @@ def roc(similarity_P: Tensor, is_genuine_P: Tensor) -> tuple[Tensor, Tensor]:
     return accepted[:, 0] / num_impostors, accepted[:, 1] / num_genuine
 
 
+def det(similarity_P: Tensor, is_genuine_P: Tensor) -> tuple[Tensor, Tensor]:
+    """False accept and false reject rates of all pairs pooled: what a detection error trade-off curve plots.
+
+    Martin et al., "The DET curve in assessment of detection task performance", Eurospeech 1997.
+    https://www.isca-archive.org/eurospeech_1997/martin97b_eurospeech.html
+
+    Returns:
+        FAR, rising from 0 to 1, and FRR, falling from 1 to 0, each of shape (S + 1,), float64. Their axes are
+        commonly scaled as normal deviates, where the ends lie at infinity.
+
+    Raises:
+        ValueError: If there is no genuine or no impostor pair.
+    """
+    far_S, tar_S = roc(similarity_P, is_genuine_P)
+    return far_S, 1 - tar_S
+
+
 def equal_error_rate(far_S: Tensor, tar_S: Tensor) -> float:
     """Where false accept and false reject rates meet, on straight lines between the points of a `roc`."""
     excess_S = far_S - (1 - tar_S)  # rises from -1 to 1
@@ -232,9 +259,8 @@ def evaluate_verification(network: nn.Module, pairs: VerificationPairs, *, prefi
         DivergenceError: If an embedding is not finite.
         ValueError: If there are fewer than ten pairs, in all or in a group, or one kind is missing.
     """
-    unit_ND = embed_pairs(network, pairs).cpu().double()
-    distance_P = (unit_ND[pairs.left_P] - unit_ND[pairs.right_P]).square().sum(1)
-    similarity_P = 1 - distance_P / 2
+    similarity_P = pair_similarity(embed_pairs(network, pairs), pairs)
+    distance_P = 2 * (1 - similarity_P)
     folds = ten_fold(distance_P, pairs.is_genuine_P)
     far_S, tar_S = roc(similarity_P, pairs.is_genuine_P)
     metrics = {

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from distill.errors import DivergenceError
 from distill.evaluation import (
     area_under_curve,
+    det,
     embed_pairs,
     equal_error_rate,
     evaluate_verification,
+    pair_similarity,
     roc,
     tar_at_far,
     ten_fold,
@@ -173,6 +175,19 @@ def test_auc_is_the_share_of_genuine_impostor_couples_in_order() -> None:
     assert area_under_curve(*roc(similarity_P, is_genuine_P)) == pytest.approx(expected, abs=1e-12)
 
 
+def test_det_worked_example() -> None:
+    similarity_P, is_genuine_P = torch.tensor([0.9, 0.8, 0.8, 0.3]), torch.tensor([1, 1, 0, 0]).bool()
+    far_S, frr_S = det(similarity_P, is_genuine_P)
+    # above 0.9 nobody, then one genuine pair, then one of each at once, then the last impostor
+    assert far_S.tolist() == [0.0, 0.0, 0.5, 1.0]
+    assert frr_S.tolist() == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_a_det_needs_both_kinds_of_pairs() -> None:
+    with pytest.raises(ValueError, match="got 0 genuine, 5 impostor"):
+        det(torch.rand(5), torch.zeros(5, dtype=torch.bool))
+
+
 def test_eer_lies_between_the_errors_on_both_sides_of_the_crossing() -> None:
     similarity_P, is_genuine_P = (
         torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]),
@@ -214,6 +229,18 @@ def test_embeddings_are_of_face_and_mirror_image_together(network: nn.Module) ->
         raw_ND = network.eval()(faces) + network(torch.flip(faces, dims=[3]))
     expected = raw_ND / raw_ND.norm(dim=1, keepdim=True)
     torch.testing.assert_close(embed_pairs(network, pairs, batch_size=7), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_similarity_of_pairs_is_the_cosine_of_their_images() -> None:
+    pairs = make_pairs()
+    unit_ND = F.normalize(torch.randn(len(pairs.images_NCHW), 8, generator=torch.Generator().manual_seed(0)))
+    similarity_P = pair_similarity(unit_ND, pairs)
+    expected = [
+        sum(a * b for a, b in zip(unit_ND[left].tolist(), unit_ND[right].tolist(), strict=True))
+        for left, right in zip(pairs.left_P.tolist(), pairs.right_P.tolist(), strict=True)
+    ]
+    assert similarity_P.dtype == torch.float64
+    assert similarity_P.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_mirrored_face_has_the_same_embedding(network: nn.Module) -> None:
