@@ -1,11 +1,15 @@
-"""What a student is worth: how well it verifies, how closely it follows its teacher, what it costs."""
+"""What a student is worth: how well it verifies, how closely it follows its teacher, what it costs,
+and what the faces it learned from tell of real people.
+"""
 
 from distill.evaluation.agreement import evaluate_agreement
 from distill.evaluation.efficiency import static_efficiency, static_efficiency_of
+from distill.evaluation.privacy import evaluate_privacy
 from distill.evaluation.verification import (
     OperatingPoint,
     TenFold,
     area_under_curve,
+    embed_images,
     embed_pairs,
     equal_error_rate,
     evaluate_verification,
@@ -18,9 +22,11 @@ __all__ = [
     "OperatingPoint",
     "TenFold",
     "area_under_curve",
+    "embed_images",
     "embed_pairs",
     "equal_error_rate",
     "evaluate_agreement",
+    "evaluate_privacy",
     "evaluate_verification",
     "roc",
     "static_efficiency",
