@@ -1,9 +1,7 @@
-"""What a student is worth: how well it verifies, how closely it follows its teacher, what it costs,
-and what the faces it learned from tell of real people.
-"""
+"""What a student is worth, what it costs, and what the faces it learns from tell of real people."""
 
 from distill.evaluation.agreement import evaluate_agreement
-from distill.evaluation.efficiency import static_efficiency, static_efficiency_of
+from distill.evaluation.efficiency import measured_efficiency, static_efficiency, static_efficiency_of
 from distill.evaluation.privacy import evaluate_privacy
 from distill.evaluation.verification import (
     OperatingPoint,
@@ -28,6 +26,7 @@ __all__ = [
     "evaluate_agreement",
     "evaluate_privacy",
     "evaluate_verification",
+    "measured_efficiency",
     "roc",
     "static_efficiency",
     "static_efficiency_of",
