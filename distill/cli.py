@@ -81,12 +81,13 @@ def train(config: Path, out: Path, overrides: tuple[str, ...], threads: int | No
     show_default=True,
     help="Verification pairs to measure on.",
 )
+@click.option("--speed", is_flag=True, help="Also time the student on one CPU thread.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @guarded
-def evaluate(student: Path, data: str, as_json: bool) -> None:
+def evaluate(student: Path, data: str, speed: bool, as_json: bool) -> None:
     """Measures the student in the folder STUDENT on verification pairs."""
     from distill.checkpoint import load_student
-    from distill.evaluation import evaluate_verification, static_efficiency
+    from distill.evaluation import evaluate_verification, measured_efficiency, static_efficiency
     from distill.faces import EmbeddedFacesSettings
 
     network, card = load_student(student)
@@ -96,6 +97,7 @@ def evaluate(student: Path, data: str, as_json: bool) -> None:
     metrics = {
         **evaluate_verification(network, pairs, prefix=prefix),
         **static_efficiency(network, size_px=card.size_px),
+        **(measured_efficiency(network, size_px=card.size_px) if speed else {}),
     }
     if as_json:
         click.echo(json.dumps({"student": str(student), "data": pairs.name, "metrics": metrics}, indent=2))

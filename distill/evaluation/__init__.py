@@ -1,4 +1,4 @@
-"""What a student is worth: how well it verifies, how closely it follows its teacher, what it costs."""
+"""What a student is worth, what it costs, and what the faces it learns from tell of real people."""
 
 from distill.evaluation.agreement import evaluate_agreement
 from distill.evaluation.bootstrap import (
@@ -9,7 +9,7 @@ from distill.evaluation.bootstrap import (
     weighted_accuracy,
     weighted_tar_at_far,
 )
-from distill.evaluation.efficiency import static_efficiency, static_efficiency_of
+from distill.evaluation.efficiency import measured_efficiency, static_efficiency, static_efficiency_of
 from distill.evaluation.fairness import (
     FairnessComparison,
     FairnessReport,
@@ -25,11 +25,13 @@ from distill.evaluation.identification import (
     rank_accuracy,
     tpir_at_fpir,
 )
+from distill.evaluation.privacy import evaluate_privacy
 from distill.evaluation.verification import (
     OperatingPoint,
     TenFold,
     area_under_curve,
     det,
+    embed_images,
     embed_pairs,
     equal_error_rate,
     evaluate_verification,
@@ -51,14 +53,17 @@ __all__ = [
     "bootstrap",
     "compare_fairness",
     "det",
+    "embed_images",
     "embed_pairs",
     "equal_error_rate",
     "evaluate_agreement",
     "evaluate_fairness",
     "evaluate_identification",
+    "evaluate_privacy",
     "evaluate_verification",
     "fairness_report",
     "identity_weights",
+    "measured_efficiency",
     "noise_floor",
     "pair_similarity",
     "percentile_interval",

@@ -26,15 +26,19 @@ MIN_FALSE_ACCEPTS = 10
 """False accepts that a reported FAR allows at least: fewer make the TAR at it a matter of luck."""
 
 
-def embed_pairs(network: nn.Module, pairs: VerificationPairs, *, batch_size: int = 128) -> Tensor:
-    """Embeds every image of `pairs` once, on the device of the network.
+def embed_images(
+    network: nn.Module, images_NCHW: Tensor, *, batch_size: int = 128, faces: str = "the images"
+) -> Tensor:
+    """Embeds every image once, on the device of the network.
 
     The raw embeddings of a face and of its mirror image are summed, then scaled to unit length.
 
     Args:
         network: Maps images of shape (B, 3, H, H), RGB in [-1, 1], to raw embeddings. It is used in
             evaluation mode and comes back in the mode it was in.
+        images_NCHW: RGB, uint8, of shape (N, 3, H, H).
         batch_size: Images, and then as many mirror images, that are embedded at a time.
+        faces: What the images are, for the error.
 
     Returns:
         Unit embeddings of shape (N, D), float32.
@@ -45,13 +49,18 @@ def embed_pairs(network: nn.Module, pairs: VerificationPairs, *, batch_size: int
     device = next(network.parameters(), torch.empty(0)).device
     units = []
     with evaluating(network):
-        for images in pairs.images_NCHW.split(batch_size):
-            faces = images.to(device).float() / 127.5 - 1
-            units.append(F.normalize(network(faces) + network(faces.flip(-1))))
+        for images in images_NCHW.split(batch_size):
+            upright = images.to(device).float() / 127.5 - 1
+            units.append(F.normalize(network(upright) + network(upright.flip(-1))))
     unit_ND = torch.cat(units)
     if not unit_ND.isfinite().all():
-        raise DivergenceError(f"the network gives embeddings that are not finite to faces of {pairs.name}")
+        raise DivergenceError(f"the network gives embeddings that are not finite to {faces}")
     return unit_ND
+
+
+def embed_pairs(network: nn.Module, pairs: VerificationPairs, *, batch_size: int = 128) -> Tensor:
+    """`embed_images` of the images of `pairs`."""
+    return embed_images(network, pairs.images_NCHW, batch_size=batch_size, faces=f"faces of {pairs.name}")
 
 
 def pair_similarity(unit_ND: Tensor, pairs: VerificationPairs) -> Tensor:

@@ -6,7 +6,12 @@ from distill.faces.factors import GROUPS
 _VERIFICATION = ("verification_accuracy", "verification_accuracy_std", "eer", "auc", "tar_at_far_1e-2")
 _BY_GROUP = ("verification_accuracy", "shared_threshold_accuracy")
 _AGREEMENT = ("teacher_similarity", "teacher_mse")
-_EFFICIENCY = ("efficiency/parameters", "efficiency/weight_bytes", "efficiency/macs")
+_EFFICIENCY = (
+    "efficiency/parameters",
+    "efficiency/weight_bytes",
+    "efficiency/macs",
+    "efficiency/activation_bytes",
+)
 
 
 def reported_metrics(config: TrialConfig) -> list[str]:
