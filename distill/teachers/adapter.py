@@ -174,13 +174,14 @@ class AdapterObjective(nn.Module):
         self.classifier = nn.Linear(settings.width, num_classes, bias=False)
         self.restore = nn.Linear(settings.width, teacher_dim, bias=False)
         self.centre_CK = nn.Parameter(torch.zeros(num_classes, settings.width))
-        self.weights: dict[Term, float] = {"cross_entropy": 1.0}
-        for name, weight in (
-            (settings.regression, settings.regression_weight),
-            (settings.compactness, settings.compactness_weight),
-        ):
-            if name != "none" and weight > 0:
-                self.weights[name] = weight
+        asked: dict[Term | Literal["none"], float] = {
+            "cross_entropy": 1.0,
+            settings.regression: settings.regression_weight,
+            settings.compactness: settings.compactness_weight,
+        }
+        self.weights: dict[Term, float] = {
+            name: weight for name, weight in asked.items() if name != "none" and weight > 0
+        }
 
     def forward(self, z_BK: Tensor, teacher_BD: Tensor, label_B: Tensor) -> dict[Term, Tensor]:
         """The terms of L1 that have a weight, by name and before weighting, each of shape ()."""
@@ -257,7 +258,7 @@ def train_adapter(
     network = nn.ModuleList([adapter, objective]).to(teacher_ND.device)
 
     batch_size = min(settings.batch_size, len(teacher_ND))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=WEIGHT_DECAY, fused=True)
     # The last steps are small, so that BN's running statistics are those of the final weights.
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, T_max=settings.epochs * (len(teacher_ND) // batch_size)
