@@ -60,7 +60,8 @@ class AdapterSettings(Settings):
     """What is kept of the teacher, R. reprojection: the embedding itself, up to a linear map. soft_label: how
     alike it finds a face and each class. pairwise: how alike it finds two faces."""
     regression_weight: float = Field(default=1.0, ge=0.0)
-    """The paper's a. 0 leaves R out."""
+    """The paper's a. 0 leaves R out. No term depends on the scale of the teacher's embeddings, but pairwise
+    is a small number: it needs 10 or more to be heard beside the classification."""
     temperature: float = Field(default=4.0, gt=0.0)
     """What logits are divided by in soft_label. Nothing else looks at it."""
     compactness: Literal["none", "l1", "centre"] = "none"
@@ -230,7 +231,8 @@ def train_adapter(
 ) -> tuple[Adapter, dict[str, float]]:
     """Trains an adapter on a teacher's cached embeddings, on the device that they are on.
 
-    On a CPU the same arguments give the same weights. The caller's random streams stay where they are.
+    On a CPU the same arguments, with as many threads, give the same weights. The caller's random streams
+    stay where they are.
 
     Args:
         settings: Its layers, its loss and its training.
