@@ -8,9 +8,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+if TYPE_CHECKING:
+    from distill.teachers.specialist import Group
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,14 +128,23 @@ def faces(grid: Path, size_px: int, identities: int, columns: int, seed: int) ->
 
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for weights and card.")
+@click.option(
+    "--specialist",
+    type=click.Choice(["group_a", "group_b", "group_c", "group_d"]),
+    help="Train the specialist of this group instead.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @guarded
-def teacher(out: Path, seed: int) -> None:
-    """Trains the embedded world's teacher again, as its card says it was trained."""
+def teacher(out: Path, specialist: "Group | None", seed: int) -> None:
+    """Trains a teacher of the embedded world again, as its card says it was trained."""
     from distill.evaluation import evaluate_verification
-    from distill.teachers import train_embedded_teacher
+    from distill.teachers import train_embedded_teacher, train_specialist_teacher
 
-    weights = train_embedded_teacher(
+    if specialist is None:
+        recipe = train_embedded_teacher
+    else:
+        recipe = functools.partial(train_specialist_teacher, group=specialist)
+    weights = recipe(
         out,
         seed=seed,
         evaluate=lambda network, pairs: evaluate_verification(network, pairs, prefix=pairs.name),

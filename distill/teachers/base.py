@@ -18,7 +18,7 @@ class Teacher(nn.Module):
         name: Whom the student imitates, for the record.
         embedding_dim: D.
         input_px: Side of the faces that the network was trained on.
-        digest: SHA-256 of the file of weights.
+        digest: SHA-256 of the file of weights; of the members' digests, where there are several.
         card: What is known about the teacher: its data, recipe and accuracy.
     """
 

@@ -31,6 +31,16 @@ class EmbeddedTeacherSettings(Settings):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Digest that the file must have. Unset: the one on the card beside it (same name, `.json`)."""
 
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the teacher's embeddings."""
+        return EMBEDDING_DIM
+
+    @property
+    def input_px(self) -> int:
+        """Side of the faces that the teacher was trained on."""
+        return INPUT_PX
+
     def load(self) -> Teacher:
         """Loads the teacher, whole and verified.
 

@@ -1,4 +1,4 @@
-"""Claims of the recipe that made the shipped teacher."""
+"""Claims of the recipes that made the shipped teachers."""
 
 import json
 import math
@@ -11,8 +11,15 @@ from torch import nn
 
 from distill.evaluation import evaluate_verification
 from distill.faces import EmbeddedFacesSettings, VerificationPairs
-from distill.teachers import EmbeddedTeacherSettings
-from distill.teachers.recipe import arcface_logits, train_embedded_teacher
+from distill.teachers import EmbeddedTeacherSettings, SpecialistTeacherSettings, specialist
+from distill.teachers.recipe import (
+    SPECIALIST_NUM_IDENTITIES,
+    arcface_logits,
+    identities_of,
+    train_embedded_teacher,
+    train_specialist_teacher,
+)
+from distill.teachers.specialist import Group
 
 
 def measure(network: nn.Module, pairs: VerificationPairs) -> dict[str, float]:
@@ -50,6 +57,33 @@ def test_the_recipe_writes_a_loadable_teacher_and_is_repeatable(tmp_path: Path) 
     card = json.loads((tmp_path / "first" / "embedded.json").read_text())
     assert card["recipe"]["steps"] == 2
     assert card["seed"] == 3
+
+
+@pytest.mark.slow
+def test_the_specialist_recipe_writes_a_loadable_teacher_and_is_repeatable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(folder: str, group: Group) -> str:
+        monkeypatch.setattr(specialist, "SHIPPED_FOLDER", tmp_path / folder)
+        train_specialist_teacher(
+            tmp_path / folder, group=group, seed=3, steps=2, evaluate=lambda network, pairs: {}
+        )
+        return SpecialistTeacherSettings(group=group).load().digest
+
+    assert train("first", "group_d") == train("second", "group_d") != train("third", "group_c")
+    card = json.loads((tmp_path / "first" / "specialist_group_d.json").read_text())
+    assert card["data"].startswith("The first 2000 identities of group_d")
+    assert card["command"] == "distill teacher --out DIR --specialist group_d --seed 3"
+    assert card["recipe"]["steps"] == 2
+
+
+@pytest.mark.parametrize("group", ["group_a", "group_b", "group_c", "group_d"])
+def test_a_specialist_meets_the_first_people_of_its_group(group: Group) -> None:
+    faces = EmbeddedFacesSettings(domain="authentic").generator()
+    met = identities_of(group)
+    assert len(met) == SPECIALIST_NUM_IDENTITIES
+    names = [faces.group_names[index] for index in faces.group_of_classes(torch.arange(int(met[-1]) + 1))]
+    assert met.tolist() == [identity for identity, name in enumerate(names) if name == group]
 
 
 @pytest.mark.slow
