@@ -6,6 +6,7 @@ from pydantic import Field
 
 from distill.faces.base import FaceGenerator
 from distill.faces.embedded import EmbeddedFacesSettings
+from distill.faces.labelled import LabelledFaces
 from distill.faces.pairs import VerificationPairs
 from distill.faces.sheet import write_contact_sheet
 
@@ -18,6 +19,7 @@ __all__ = [
     "AnyFacesSettings",
     "EmbeddedFacesSettings",
     "FaceGenerator",
+    "LabelledFaces",
     "VerificationPairs",
     "write_contact_sheet",
 ]

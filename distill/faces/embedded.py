@@ -7,17 +7,20 @@ system works; they claim nothing about real faces.
 B: batch, Z: entries of z, W: entries of w, I: identity factors, G: groups
 """
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from distill.faces import factors, portrait
 from distill.faces.base import FaceGenerator
+from distill.faces.degrade import captured
 from distill.faces.factors import FACTORS, GROUPS, NUM_IDENTITY_FACTORS, POSITIONS
+from distill.faces.labelled import LabelledFaces, draw_labelled, joined
 from distill.faces.pairs import VerificationPairs, pair_up
 from distill.faces.portrait import Portrait
 from distill.settings import Settings
@@ -156,13 +159,69 @@ class EmbeddedFacesSettings(Settings):
 
     name: Literal["embedded"] = "embedded"
     domain: Literal["synthetic", "authentic"] = "synthetic"
-    """Where training faces come from: a generator's faces, or photographs."""
+    """Where training faces come from: a generator's faces, or photographs. A method that mixes both says
+    itself how much of each it takes."""
     size_px: int = Field(default=32, ge=16, le=112)
-    """Side of the images, for training and evaluation."""
+    """Side of the student's faces, in training and evaluation."""
+    captured_px: int | None = Field(default=None, ge=16, le=112)
+    """Side of the photographs, at least `size_px`, that are reduced to `size_px` for the student. A method of
+    paired views shows them to the teacher as they are. Unset: `size_px`, and nothing is reduced."""
+
+    @model_validator(mode="after")
+    def _nothing_is_enlarged(self) -> Self:
+        if self.captured_px is not None and self.captured_px < self.size_px:
+            raise ValueError(f"captured_px must be at least size_px ({self.size_px}), got {self.captured_px}")
+        return self
+
+    @property
+    def sharp_px(self) -> int:
+        """Side of the faces before anything is reduced."""
+        return self.captured_px or self.size_px
 
     def generator(self) -> EmbeddedFaces:
-        """Draws training faces; its identities are in neither set of pairs."""
+        """Draws training faces of `size_px`; its identities are in neither set of pairs."""
         return EmbeddedFaces(domain=self.domain, size_px=self.size_px)
+
+    def sharp_generator(self) -> EmbeddedFaces:
+        """`generator`, of `sharp_px`."""
+        return EmbeddedFaces(domain=self.domain, size_px=self.sharp_px)
+
+    def labelled(
+        self, *, num_classes: int, images_per_class: int, authentic: bool | None = None
+    ) -> LabelledFaces:
+        """A set of training identities, of `sharp_px`.
+
+        Args:
+            authentic: Whether photographs are taken; None: as `domain` says.
+        """
+        classes_C = torch.arange(num_classes)
+        domain = self.domain if authentic is None else _domain_of(authentic)
+        return self._labelled(classes_C, images_per_class=images_per_class, authentic=domain == "authentic")
+
+    def mixed(
+        self, *, num_classes: int, authentic_share: float, images_per_class: int, synthetic_per_class: int
+    ) -> LabelledFaces:
+        """A set of which a share of each group's identities are photographed, and the others generated.
+
+        No identity is in both parts.
+
+        Args:
+            authentic_share: Share of the identities, in [0, 1].
+            images_per_class: Of each photographed identity.
+            synthetic_per_class: Of each generated one.
+        """
+        classes_C = torch.arange(num_classes)
+        group_C = EmbeddedFaces(domain="authentic", size_px=self.sharp_px).group_of_classes(classes_C)
+        authentic_C = _stratified(group_C, authentic_share)
+        parts = [
+            self._labelled(classes_C[chosen_C], images_per_class=number, authentic=authentic)
+            for chosen_C, number, authentic in (
+                (authentic_C, images_per_class, True),
+                (~authentic_C, synthetic_per_class, False),
+            )
+            if chosen_C.any()
+        ]
+        return joined(parts)
 
     def validation(self) -> VerificationPairs:
         """Pairs that trials are ranked on: 3,200 of 160 people."""
@@ -179,10 +238,45 @@ class EmbeddedFacesSettings(Settings):
     def _pairs(
         self, name: str, identities: range, *, people_per_group: int, pairs_per_fold: int, seed: int
     ) -> VerificationPairs:
-        faces = EmbeddedFaces(domain="authentic", size_px=self.size_px, identities=identities)
-        return photograph(
+        faces = EmbeddedFaces(domain="authentic", size_px=self.sharp_px, identities=identities)
+        pairs = photograph(
             faces, name=name, people_per_group=people_per_group, pairs_per_fold=pairs_per_fold, seed=seed
         )
+        if self.sharp_px == self.size_px:
+            return pairs
+        return dataclasses.replace(pairs, images_NCHW=_reduced(pairs.images_NCHW, self.size_px))
+
+    def _labelled(self, classes_C: Tensor, *, images_per_class: int, authentic: bool) -> LabelledFaces:
+        generator = EmbeddedFaces(domain=_domain_of(authentic), size_px=self.sharp_px)
+        return draw_labelled(
+            generator,
+            classes_C=classes_C,
+            group_C=generator.group_of_classes(classes_C),
+            images_per_class=images_per_class,
+            authentic=authentic,
+        )
+
+
+def _domain_of(authentic: bool) -> Literal["synthetic", "authentic"]:
+    return "authentic" if authentic else "synthetic"
+
+
+def _stratified(group_C: Tensor, share: float) -> Tensor:
+    """Which classes are chosen, bool: the first `share` of each group, rounded."""
+    chosen_C = torch.zeros(len(group_C), dtype=torch.bool)
+    for group in group_C.unique():
+        members = (group_C == group).nonzero().squeeze(1)
+        chosen_C[members[: round(share * len(members))]] = True
+    return chosen_C
+
+
+def _reduced(images_NCHW: Tensor, size_px: int) -> Tensor:
+    return torch.cat(
+        [
+            captured(images.float() / 127.5 - 1, size_px).add_(1).mul_(127.5).round_().byte()
+            for images in images_NCHW.split(256)
+        ]
+    )
 
 
 @torch.no_grad()

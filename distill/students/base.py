@@ -20,10 +20,11 @@ class StudentSettings(Settings, ABC):
     def build(self, *, embedding_dim: int, size_px: int) -> nn.Module:
         """Makes the network, with fresh weights from torch's default random stream.
 
-        The network maps faces of shape (B, 3, H, H), RGB in [-1, 1], to raw embeddings of shape (B, D).
+        The network maps faces of shape (B, 3, H, H), RGB in [-1, 1], to raw embeddings of shape (B, D). Its
+        attribute `stage_names` names the submodules whose outputs are the maps of its stages.
 
         Args:
-            embedding_dim: D, the teacher's width.
+            embedding_dim: D.
             size_px: H, at least 16. The published networks are those at 112.
 
         Raises:

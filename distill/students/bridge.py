@@ -23,6 +23,8 @@ class BridgeTiny(nn.Module):
     217,184 parameters with D = 128. The pool makes the network blind to the image's size.
     """
 
+    stage_names = ("features.2", "features.8", "features.14", "features.17")
+
     def __init__(self, *, embedding_dim: int):
         super().__init__()
         layers: list[nn.Module] = []

@@ -55,6 +55,8 @@ class IResNet(nn.Module):
         ValueError: If there are not four stages, or `size_px` is below 16.
     """
 
+    stage_names = ("layer1", "layer2", "layer3", "layer4")
+
     def __init__(
         self,
         *,

@@ -63,6 +63,8 @@ class MobileFaceNet(nn.Module):
         size_px: Side of the images, at least 16; the network works at this size only.
     """
 
+    stage_names = ("conv2_dw", "conv_3", "conv_4", "conv_5")
+
     def __init__(self, *, width: float, embedding_dim: int, size_px: int):
         super().__init__()
         w64, w128, w256, w512 = (scaled_width(channels, width) for channels in (64, 128, 256, 512))

@@ -1,0 +1,132 @@
+"""Sets of faces whose identities are known, drawn once and kept: what labelled distillation trains on.
+
+N: images, C: classes, Z: width of the generator's latent
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from distill.faces.base import FaceGenerator
+
+NUM_SHARED_LATENTS = 1000
+RENDER_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledFaces:
+    """Images of C people, several of each.
+
+    Attributes:
+        images_NCHW: RGB, uint8, of shape (N, 3, H, H).
+        label_N: Who is on each image, int64 in [0, C). Every class has images, and they lie together.
+        group_N: Demographic group of each image, int64.
+        authentic_N: Whether each image stands for a photograph, bool; the others are generated.
+        group_names: What `group_N` indexes.
+        digest: SHA-256 of images and labels.
+    """
+
+    images_NCHW: Tensor
+    label_N: Tensor
+    group_N: Tensor
+    authentic_N: Tensor
+    group_names: tuple[str, ...]
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        content = hashlib.sha256()
+        for tensor in (self.images_NCHW, self.label_N):
+            content.update(tensor.contiguous().numpy().tobytes())
+        object.__setattr__(self, "digest", content.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self.label_N)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.label_N[-1]) + 1
+
+    @property
+    def first_images(self) -> Tensor:
+        """Index of each class's first image, of shape (C,)."""
+        return torch.searchsorted(self.label_N, torch.arange(self.num_classes))
+
+
+def joined(parts: list[LabelledFaces]) -> LabelledFaces:
+    """Several sets as one. No person of one is in another: their classes are numbered on.
+
+    Raises:
+        ValueError: If the sets differ in their groups or in the size of their images.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.group_names, part.images_NCHW.shape[1:]) != (first.group_names, first.images_NCHW.shape[1:]):
+            raise ValueError("sets of faces can only be joined where groups and sizes agree")
+    starts = [0, *torch.tensor([part.num_classes for part in parts]).cumsum(0).tolist()]
+    return LabelledFaces(
+        images_NCHW=torch.cat([part.images_NCHW for part in parts]),
+        label_N=torch.cat([part.label_N + start for part, start in zip(parts, starts, strict=False)]),
+        group_N=torch.cat([part.group_N for part in parts]),
+        authentic_N=torch.cat([part.authentic_N for part in parts]),
+        group_names=first.group_names,
+    )
+
+
+@torch.no_grad()
+def draw_labelled(
+    generator: FaceGenerator, *, classes_C: Tensor, group_C: Tensor, images_per_class: int, authentic: bool
+) -> LabelledFaces:
+    """Draws every class with several latents out of a thousand that all classes share.
+
+    The latents are those of the seeds 1 to 1000, and each class takes distinct ones. The set is a function of
+    its arguments alone.
+
+    Boutros et al., "SFace", IJCB 2022. https://arxiv.org/abs/2206.10520
+
+    Args:
+        generator: Class-conditional.
+        classes_C: Which of the generator's classes are drawn; the C-th becomes label C.
+        group_C: Demographic group of each.
+        images_per_class: At most 1,000.
+        authentic: Whether the generator's images stand for photographs.
+
+    Raises:
+        ValueError: If `images_per_class` is not in [1, 1000].
+    """
+    if not 1 <= images_per_class <= NUM_SHARED_LATENTS:
+        raise ValueError(f"images_per_class must lie in [1, {NUM_SHARED_LATENTS}], got {images_per_class}")
+    shared_z = torch.stack(
+        [
+            torch.randn(generator.z_dim, generator=torch.Generator().manual_seed(seed))
+            for seed in range(1, NUM_SHARED_LATENTS + 1)
+        ]
+    )
+    rng = torch.Generator().manual_seed(0)
+    choice_N = torch.cat(
+        [torch.randperm(NUM_SHARED_LATENTS, generator=rng)[:images_per_class] for _ in classes_C]
+    )
+    noise_N = torch.rand(len(choice_N), generator=rng)
+    class_N = classes_C.repeat_interleave(images_per_class)
+    images = [
+        _as_bytes(generator.synthesis(generator.mapping(shared_z[choice], classes_B=classes), noise_B=noise))
+        for choice, classes, noise in zip(
+            choice_N.split(RENDER_BATCH),
+            class_N.split(RENDER_BATCH),
+            noise_N.split(RENDER_BATCH),
+            strict=True,
+        )
+    ]
+    return LabelledFaces(
+        images_NCHW=torch.cat(images),
+        label_N=torch.arange(len(classes_C)).repeat_interleave(images_per_class),
+        group_N=group_C.repeat_interleave(images_per_class),
+        authentic_N=torch.full((len(class_N),), authentic),
+        group_names=generator.group_names,
+    )
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    return images.add(1).mul(127.5).round().byte().cpu()
