@@ -38,6 +38,8 @@ class StudentCard(Settings):
     """Width of its embeddings."""
     size_px: int
     """Side of the faces that it takes: RGB, float32, in [-1, 1]."""
+    captured_px: int | None = None
+    """Side of the photographs that were reduced to `size_px` for it. None: they were taken at `size_px`."""
     epoch: int
     """The epoch after which the weights were taken."""
     metrics: dict[str, float]

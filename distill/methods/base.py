@@ -4,10 +4,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from distill.losses import LossesSettings
+from distill.faces import AnyFacesSettings, FaceGenerator
+from distill.losses import LossesSettings, Need
+from distill.losses.margins import AnyMarginSettings
 from distill.settings import Settings
+from distill.teachers import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +44,30 @@ class Batch:
     """What one optimiser step is made of.
 
     Attributes:
-        images: This process's faces, of shape (B, 3, H, H), RGB in [-1, 1].
+        images: This process's faces, as the student sees them: (B, 3, H, H), RGB in [-1, 1].
+        teacher_images: The same faces as the teacher sees them. None: as the student does.
+        teacher_BD: The target's embeddings of them, where they are known already.
+        labels_B: Who is on each, int64 in [0, C). None where that is unknown.
     """
 
     images: Tensor
+    teacher_images: Tensor | None = None
+    teacher_BD: Tensor | None = None
+    labels_B: Tensor | None = None
 
 
 class Method(ABC):
-    """Feeds the training loop. One call of `next_batch` and one of `observe` an optimiser step."""
+    """Feeds the training loop. One call of `next_batch` and one of `observe` an optimiser step.
+
+    Attributes:
+        target: The frozen network that is imitated: the teacher, or one built on it.
+        num_classes: C; None where faces have no labels.
+        teacher_centre_CD: The target's unit class centres, of shape (C, D); None where there are no labels.
+    """
+
+    target: Teacher
+    num_classes: int | None = None
+    teacher_centre_CD: Tensor | None = None
 
     @abstractmethod
     def next_batch(self) -> Batch:
@@ -75,3 +95,43 @@ class MethodSettings(Settings, ABC):
 
     published_losses: ClassVar[LossesSettings]
     """What the method's paper minimises: used where a trial names no loss of its own."""
+    published_margin: ClassVar[AnyMarginSettings | None] = None
+    """How its paper tells classes apart: used where a trial names no margin of its own."""
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """What losses may count on beside embeddings."""
+        return frozenset({"feature_maps"})
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the student is trained to tell classes apart."""
+        return False
+
+    @property
+    def transfers(self) -> bool:
+        """Whether the student is trained to imitate the teacher."""
+        return True
+
+    def target_dim(self, teacher_dim: int) -> int:
+        """Width of the embedding that is imitated."""
+        return teacher_dim
+
+    def refusal(self, batch_size: int) -> str | None:
+        """Why no batch of `batch_size` faces can be made, as `setting must ..., got ...`; None if it can."""
+        del batch_size
+        return None
+
+    @abstractmethod
+    def build(
+        self,
+        *,
+        faces: AnyFacesSettings,
+        generator: FaceGenerator,
+        teacher: Teacher,
+        batch_size: int,
+        seed: int,
+        shard: Shard,
+        device: torch.device,
+    ) -> Method:
+        """Makes the method around what is known only when a trial runs."""

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from distill.faces import FaceGenerator
+from distill.faces import AnyFacesSettings, FaceGenerator
 from distill.losses import LossesSettings, RawMSESettings
 from distill.methods.base import Batch, Method, MethodSettings, Shard
+from distill.teachers import Teacher
 
 Resampling = Literal["adaptive_w", "constant_w", "adaptive_z", "inverted_w", "off"]
 
@@ -56,6 +57,7 @@ class SynthDistill(Method):
     def __init__(
         self,
         generator: FaceGenerator,
+        teacher: Teacher,
         *,
         resampling: Resampling,
         resampling_coef: float,
@@ -64,6 +66,7 @@ class SynthDistill(Method):
         shard: Shard,
         device: torch.device,
     ):
+        self.target = teacher
         self._generator = generator
         self._resampling: Resampling = resampling
         self._resampling_coef = resampling_coef
@@ -135,11 +138,20 @@ class SynthDistillSettings(MethodSettings):
     not off: it renders the same latents again with new noise."""
 
     def build(
-        self, generator: FaceGenerator, *, batch_size: int, seed: int, shard: Shard, device: torch.device
+        self,
+        *,
+        faces: AnyFacesSettings,
+        generator: FaceGenerator,
+        teacher: Teacher,
+        batch_size: int,
+        seed: int,
+        shard: Shard,
+        device: torch.device,
     ) -> SynthDistill:
-        """Makes the method around a generator; the rest is known only when a trial runs."""
+        del faces
         return SynthDistill(
             generator,
+            teacher,
             resampling=self.resampling,
             resampling_coef=self.resampling_coef,
             batch_size=batch_size,

@@ -43,6 +43,12 @@ class Teacher(nn.Module):
         del mode
         return super().train(False)
 
+    @property
+    def stages(self) -> nn.Module:
+        """The network whose stages losses on feature maps look at: what an adapter stands on, where there is
+        one."""
+        return self.network[0] if isinstance(self.network, nn.Sequential) else self.network
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Embeds faces of shape (B, 3, H, H) in [-1, 1] as raw embeddings of shape (B, D).

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.checkpoint import BEST, load_state, save_state, save_student
 from distill.config import ScheduleSettings, TrialConfig
 from distill.errors import DivergenceError
-from distill.evaluation import evaluate_agreement, evaluate_verification, static_efficiency
-from distill.losses import LossContext
+from distill.evaluation import evaluate_agreement, evaluate_pairs, static_efficiency
+from distill.losses import LossContext, LossesSettings
+from distill.losses.classifier import MarginClassifier
+from distill.maps import StageMaps, map_shapes
+from distill.methods import Batch
 from distill.outputs import ModelOutputs
+from distill.training.learner import Learner
 from distill.training.parts import IMAGE_LAYOUT, Parts, frozen_parts, moved
 from distill.training.process import Process
 
@@ -77,8 +81,9 @@ def train(
                     trainer.student,
                     directory / BEST,
                     student=config.student,
-                    embedding_dim=parts.teacher.embedding_dim,
+                    embedding_dim=trainer.embedding_dim,
                     size_px=config.faces.size_px,
+                    captured_px=config.faces.captured_px,
                     epoch=epoch,
                     metrics=metrics,
                     teacher_digest=parts.teacher.digest,
@@ -93,31 +98,30 @@ class Trainer:
     """A student in training: its optimiser, its method, and where they are."""
 
     def __init__(self, config: TrialConfig, parts: Parts, process: Process):
-        torch.manual_seed(config.seed)
         self._config = config
         self._parts = parts
         self._process = process
-        width = parts.teacher.embedding_dim
-        student = config.student.build(embedding_dim=width, size_px=config.faces.size_px)
-        self.student = moved(student, process.device)
-        self._shared = process.share(self.student)
-        losses = config.losses if config.losses.named() else config.method.published_losses
-        self._losses = losses.build(LossContext(student_dim=width, teacher_dim=width)).to(process.device)
         self._method = config.method.build(
-            parts.generator,
+            faces=config.faces,
+            generator=parts.generator,
+            teacher=parts.teacher,
             batch_size=config.training.batch_size,
             seed=config.seed,
             shard=process.shard,
             device=process.device,
         )
-        optimizer = config.optimizer
-        self._optimizer = torch.optim.AdamW(
-            [*self.student.parameters(), *self._losses.parameters()],
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        self._target = self._method.target
+        self.embedding_dim = config.embedding_dim or self._target.embedding_dim
+        self._compares_maps = any("feature_maps" in loss.needs for loss in config.losses_in_use().values())
+        self._target_stages = StageMaps(self._target.stages) if self._compares_maps else None
+        torch.manual_seed(config.seed)
+        self._learner = moved(self._make_learner(), process.device)
+        self.student = self._learner.student
+        self._shared = process.share(self._learner)
+        self._optimizer = config.optimizer.build(self._learner.parameters())
+        self._agreement_ND = self._target(parts.agreement_faces) if self._same_width else None
+        # Nothing but a trial that says so measures a student in training on the benchmark.
+        self._benchmark = config.faces.benchmark() if config.selection.pairs == "benchmark" else None
         self._step = 0
 
     @property
@@ -130,7 +134,7 @@ class Trainer:
         training = self._config.training
         means, lr = _Means(), self._config.optimizer.lr
         began = time.perf_counter()
-        self.student.train()
+        self._learner.train()
         for step in range(1, training.steps_per_epoch + 1):
             lr = self._set_learning_rate()
             terms = self._take_step(means)
@@ -146,20 +150,20 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Measures the student on held-out identities and against the teacher; restores its mode."""
         parts = self._parts
-        return {
-            **evaluate_verification(self.student, parts.validation, prefix="validation"),
-            **evaluate_agreement(
-                self.student, parts.agreement_faces, parts.agreement_embeddings, prefix="validation"
-            ),
-            **static_efficiency(self.student, size_px=self._config.faces.size_px),
-        }
+        metrics = evaluate_pairs(self.student, parts.validation, prefix="validation")
+        if self._benchmark is not None:
+            metrics |= evaluate_pairs(self.student, self._benchmark, prefix="benchmark")
+        if self._agreement_ND is not None:
+            metrics |= evaluate_agreement(
+                self.student, parts.student_faces, self._agreement_ND, prefix="validation"
+            )
+        return metrics | static_efficiency(self.student, size_px=self._config.faces.size_px)
 
     def state(self, best: dict[str, float]) -> dict[str, Any]:
         """Everything needed to continue after this epoch."""
         return {
             "step": self._step,
-            "student": self.student.state_dict(),
-            "losses": self._losses.state_dict(),
+            "learner": self._learner.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "method": self._method.state_dict(),
             "best": best,
@@ -168,8 +172,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> dict[str, float]:
         """Continues from `state`'s result; returns the metrics of the best epoch so far."""
         self._step = state["step"]
-        self.student.load_state_dict(state["student"])
-        self._losses.load_state_dict(state["losses"])
+        self._learner.load_state_dict(state["learner"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._method.load_state_dict(state["method"])
         return state["best"]
@@ -177,24 +180,65 @@ class Trainer:
     def _take_step(self, means: "_Means") -> dict[str, Tensor]:
         """One batch, one optimiser step. Returns the weighted loss terms."""
         with torch.no_grad():
-            images = self._method.next_batch().images.contiguous(memory_format=IMAGE_LAYOUT)
-            teacher_BD = self._parts.teacher(images)
-        student_BD = self._shared(images)
-        terms = self._losses(
-            student=ModelOutputs(embedding=student_BD), teacher=ModelOutputs(embedding=teacher_BD)
-        )
+            batch = self._method.next_batch()
+            images = batch.images.contiguous(memory_format=IMAGE_LAYOUT)
+            teacher = self._ask_teacher(batch, images)
+        student_BD, terms = self._shared(images, teacher=teacher, labels_B=batch.labels_B)
         loss = torch.stack(list(terms.values())).sum()
         self._optimizer.zero_grad()
         loss.backward()
+        if self._config.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self._config.optimizer.clip_norm)
         self._optimizer.step()
         self._step += 1
         with torch.no_grad():
-            observed = self._method.observe(student_BD=student_BD.detach(), teacher_BD=teacher_BD)
+            observed = self._method.observe(student_BD=student_BD.detach(), teacher_BD=teacher.embedding)
         terms = {name: term.detach() for name, term in terms.items()}
         means.add(
             {"loss": loss.detach(), **{f"loss/{name}": term for name, term in terms.items()}, **observed}
         )
         return terms
+
+    def _ask_teacher(self, batch: Batch, images: Tensor) -> ModelOutputs:
+        """What the target says of a batch; it is asked only for what is not known yet."""
+        if batch.teacher_BD is not None and self._target_stages is None:
+            return ModelOutputs(embedding=batch.teacher_BD)
+        seen = images if batch.teacher_images is None else batch.teacher_images
+        seen = seen.contiguous(memory_format=IMAGE_LAYOUT)
+        if self._target_stages is None:
+            return ModelOutputs(embedding=self._target(seen))
+        with self._target_stages:
+            embedding_BD = self._target(seen)
+        return ModelOutputs(embedding=embedding_BD, maps=self._target_stages.maps)
+
+    def _make_learner(self) -> Learner:
+        """Makes all that is trained. The student comes first: its weights depend on the seed alone."""
+        config, method, size_px = self._config, self._method, self._config.faces.size_px
+        student = config.student.build(embedding_dim=self.embedding_dim, size_px=size_px)
+        classifier = None
+        if (margin := config.margin_in_use()) is not None:
+            assert method.num_classes is not None
+            classifier = MarginClassifier(self.embedding_dim, method.num_classes, margin.build())
+        context = LossContext(
+            student_dim=self.embedding_dim,
+            teacher_dim=self._target.embedding_dim,
+            num_classes=method.num_classes,
+            teacher_centre_CD=method.teacher_centre_CD,
+            student_maps=map_shapes(student, size_px=size_px) if self._compares_maps else (),
+            teacher_maps=map_shapes(self._target.stages, size_px=self._target.input_px)
+            if self._compares_maps
+            else (),
+        )
+        return Learner(
+            student,
+            classifier=classifier,
+            losses=LossesSettings.assemble(config.losses_in_use(), context),
+            compares_maps=self._compares_maps,
+        )
+
+    @property
+    def _same_width(self) -> bool:
+        return self.embedding_dim == self._target.embedding_dim
 
     def _set_learning_rate(self) -> float:
         training = self._config.training
@@ -216,6 +260,9 @@ def learning_rate_share(schedule: ScheduleSettings, *, step: int, steps_per_epoc
             return 1.0
         case "step":
             return schedule.gamma ** (step // steps_per_epoch // schedule.step_epochs)
+        case "milestones":
+            epoch = step // steps_per_epoch
+            return schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
         case "cosine":
             progress = step / (steps_per_epoch * epochs)
             return schedule.final_share + (1 - schedule.final_share) * (1 + math.cos(math.pi * progress)) / 2

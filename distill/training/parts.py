@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.faces import AnyFacesSettings, FaceGenerator, VerificationPairs
+from distill.faces.degrade import captured
 from distill.teachers import AnyTeacherSettings, Teacher
 
 IMAGE_LAYOUT = torch.channels_last
@@ -24,15 +25,16 @@ class Parts:
         generator: Makes the training faces.
         teacher: Is imitated.
         validation: Pairs of held-out identities, on which trials are ranked.
-        agreement_faces: Generated faces of a fixed seed, on which student and teacher are compared.
-        agreement_embeddings: The teacher's, of those faces.
+        agreement_faces: Generated faces of a fixed seed, on which student and teacher are compared, as the
+            teacher sees them.
+        student_faces: The same, as the student sees them.
     """
 
     generator: FaceGenerator
     teacher: Teacher
     validation: VerificationPairs
     agreement_faces: Tensor
-    agreement_embeddings: Tensor
+    student_faces: Tensor
 
 
 def moved(network: Network, device: torch.device) -> Network:
@@ -60,12 +62,14 @@ def _make(faces: AnyFacesSettings, teacher: AnyTeacherSettings, device: torch.de
     z = torch.randn(AGREEMENT_FACES, generator.z_dim, generator=rng)
     noise = torch.rand(AGREEMENT_FACES, generator=rng)
     loaded = moved(teacher.load(), device)
+    sharp = faces.sharp_generator().to(device)
     with torch.no_grad():
-        agreement_faces = generator.synthesis(generator.mapping(z.to(device)), noise_B=noise.to(device))
+        agreement_faces = sharp.synthesis(sharp.mapping(z.to(device)), noise_B=noise.to(device))
+    reduces = faces.sharp_px != faces.size_px
     return Parts(
         generator=generator,
         teacher=loaded,
         validation=faces.validation(),
         agreement_faces=agreement_faces,
-        agreement_embeddings=loaded(agreement_faces),
+        student_faces=captured(agreement_faces, faces.size_px) if reduces else agreement_faces,
     )

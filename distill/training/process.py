@@ -36,12 +36,12 @@ class Process:
         """Whether this process evaluates, reports and writes checkpoints for all of them."""
         return self.shard.rank == 0
 
-    def share(self, student: nn.Module) -> nn.Module:
-        """Wraps a student so that all processes apply the same gradients. Alone, it stays as it is."""
+    def share(self, learner: nn.Module) -> nn.Module:
+        """Wraps what learns so that all processes apply the same gradients. Alone, it stays as it is."""
         if self.shard.world_size == 1:
-            return student
+            return learner
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(student, device_ids=devices)
+        return DistributedDataParallel(learner, device_ids=devices)
 
     def wait(self) -> None:
         """Returns once every process has come here."""

@@ -10,10 +10,12 @@ from torch import Tensor
 from distill.faces import EmbeddedFacesSettings, FaceGenerator
 from distill.methods import Batch, Shard, SynthDistill, SynthDistillSettings, resampling_radius
 from distill.methods.synthdistill import Resampling
+from distill.teachers import EmbeddedTeacherSettings
 
 BATCH = 8
 CPU = torch.device("cpu")
 MODES = get_args(Resampling)
+TEACHER = EmbeddedTeacherSettings().load()
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,13 @@ def method_of(
     generator: FaceGenerator, *, shard: Shard | None = None, seed: int = 3, **settings
 ) -> SynthDistill:
     return SynthDistillSettings(**settings).build(
-        generator, batch_size=BATCH, seed=seed, shard=shard or Shard(), device=CPU
+        faces=EmbeddedFacesSettings(size_px=16),
+        generator=generator,
+        teacher=TEACHER,
+        batch_size=BATCH,
+        seed=seed,
+        shard=shard or Shard(),
+        device=CPU,
     )
 
 

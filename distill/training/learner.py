@@ -1,0 +1,55 @@
+"""All that is trained in a trial, as one network: several processes then share one set of gradients.
+
+B: this process's share of the batch, D: width of the student's embedding
+"""
+
+from torch import Tensor, nn
+
+from distill.losses import WeightedLosses
+from distill.losses.classifier import MarginClassifier
+from distill.maps import StageMaps
+from distill.outputs import ModelOutputs
+
+CLASSIFICATION = "classification"
+"""Name of the classifier's term, whose weight is 1."""
+
+
+class Learner(nn.Module):
+    """A student, the head that tells classes apart where there is one, and the losses.
+
+    Args:
+        classifier: None: nothing is classified.
+        compares_maps: Whether a loss looks at feature maps.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        classifier: MarginClassifier | None,
+        losses: WeightedLosses,
+        compares_maps: bool,
+    ):
+        super().__init__()
+        self.student, self.classifier, self.losses = student, classifier, losses
+        self._stages = StageMaps(student) if compares_maps else None
+
+    def forward(
+        self, images: Tensor, *, teacher: ModelOutputs, labels_B: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the student's raw embeddings (B, D), and the weighted terms by name, each of shape ()."""
+        embedding_BD, maps = self._embed(images)
+        terms: dict[str, Tensor] = {}
+        logits_BC = None
+        if self.classifier is not None:
+            assert labels_B is not None
+            terms[CLASSIFICATION], logits_BC = self.classifier(embedding_BD, labels_B)
+        outputs = ModelOutputs(embedding=embedding_BD, logits=logits_BC, maps=maps)
+        return embedding_BD, terms | self.losses(student=outputs, teacher=teacher, labels_B=labels_B)
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if self._stages is None:
+            return self.student(images), ()
+        with self._stages:
+            embedding_BD = self.student(images)
+        return embedding_BD, self._stages.maps
