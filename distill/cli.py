@@ -94,7 +94,7 @@ def evaluate(student: Path, data: str, speed: bool, as_json: bool) -> None:
     from distill.faces import EmbeddedFacesSettings
 
     network, card = load_student(student)
-    faces = EmbeddedFacesSettings(size_px=card.size_px)
+    faces = EmbeddedFacesSettings(size_px=card.size_px, captured_px=card.captured_px)
     prefix = data.removeprefix("embedded-")
     pairs = faces.benchmark() if prefix == "benchmark" else faces.validation()
     metrics = {

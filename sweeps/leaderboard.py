@@ -137,11 +137,18 @@ def as_json(
     objectives: Sequence[Objective],
     *,
     study: str,
+    selection: str = "validation",
     teacher: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Everything that is known of ranked trials, in plain types for `json.dumps`."""
+    """Everything that is known of ranked trials, in plain types for `json.dumps`.
+
+    Args:
+        selection: The pairs that trials were ranked on.
+        teacher: Its metrics, to compare with.
+    """
     return {
         "study": study,
+        "selection": selection,
         "objectives": [objective.model_dump() for objective in objectives],
         "teacher": None if teacher is None else dict(teacher),
         "trials": [

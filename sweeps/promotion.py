@@ -27,7 +27,7 @@ import distill
 from distill.checkpoint import BEST, StudentCard, load_student
 from distill.config import TrialConfig
 from distill.errors import InputError
-from distill.evaluation import evaluate_verification, static_efficiency
+from distill.evaluation import evaluate_pairs, static_efficiency
 from sweeps.errors import RefusedError
 from sweeps.home import Home
 from sweeps.leaderboard import TrialRow, rank
@@ -145,10 +145,10 @@ def measure(home: Home, name: str, space: SearchSpace, row: TrialRow, config: Tr
         folder=folder,
         metrics={
             **card.metrics,
-            **evaluate_verification(student, benchmark, prefix="benchmark"),
+            **evaluate_pairs(student, benchmark, prefix="benchmark"),
             **static_efficiency(student, size_px=card.size_px),
         },
-        teacher_metrics=evaluate_verification(teacher, benchmark, prefix="benchmark"),
+        teacher_metrics=evaluate_pairs(teacher, benchmark, prefix="benchmark"),
     )
 
 

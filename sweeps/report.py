@@ -32,10 +32,13 @@ def leaderboard_text(home: Home, name: str, *, form: str) -> str:
     if form == "csv":
         return as_csv(rows, space.objectives)
     if form == "json":
-        return json.dumps(as_json(rows, space.objectives, study=name, teacher=teacher), indent=2) + "\n"
+        document = as_json(rows, space.objectives, study=name, selection=space.selection, teacher=teacher)
+        return json.dumps(document, indent=2) + "\n"
     width = shutil.get_terminal_size((120, 40)).columns
     text = io.StringIO()
     Console(file=text, width=width).print(as_table(rows, space.objectives, teacher=teacher, width=width))
+    for sentence in _selected_on(space):
+        text.write(f"{sentence}\n")
     return text.getvalue()
 
 
@@ -65,17 +68,26 @@ def result_document(result: SweepResult, space: SearchSpace, home: Home) -> dict
 
 def leaderboard_document(result: SweepResult, space: SearchSpace) -> dict[str, Any]:
     """The leaderboard at a sweep's end, in plain types."""
-    return as_json(result.rows, space.objectives, study=result.name, teacher=result.teacher)
+    return as_json(
+        result.rows, space.objectives, study=result.name, selection=space.selection, teacher=result.teacher
+    )
 
 
 def _sentences(result: SweepResult, space: SearchSpace, home: Home) -> list[str]:
-    lines = [_what_won(result, space), *_where_it_is(result, home)]
+    lines = [*_selected_on(space), _what_won(result, space), *_where_it_is(result, space, home)]
     lines.append(f"look at it with: {shlex.join(['sweeps', 'ui', '--home', str(home.root)])}")
     log = home.study(result.name).log
     if not result.tracked:
         lines.append(f"not every record reached {home.tracking_uri}: see {log}")
     lines.append(f"Ray's and MLflow's own messages are in {log}")
     return lines
+
+
+def _selected_on(space: SearchSpace) -> list[str]:
+    """A warning where trials were ranked on what should judge the best of them only."""
+    if space.selection == "validation":
+        return []
+    return ["selected on the benchmark: what it says of the best trial is too good and no result"]
 
 
 def _what_won(result: SweepResult, space: SearchSpace) -> str:
@@ -92,11 +104,13 @@ def _what_won(result: SweepResult, space: SearchSpace) -> str:
     return f"{won}, with {best.metrics[parameters]:,.0f} parameters ({times:.1f} times fewer)"
 
 
-def _where_it_is(result: SweepResult, home: Home) -> list[str]:
+def _where_it_is(result: SweepResult, space: SearchSpace, home: Home) -> list[str]:
     if result.interrupted:
         return [f"stopped before its end; go on with: {_command('resume', result.name, home)}"]
     if result.refusal:
         return [f"not promoted: {result.refusal}"]
+    if space.promotion is None:
+        return []
     if result.promotion is None:
         return [f"promote it with: {_command('promote', result.name, home)}"]
     promotion, accuracy = result.promotion, "benchmark/verification_accuracy"

@@ -33,7 +33,7 @@ class StudySearcher(Searcher):
         """Searches `study`.
 
         Args:
-            embedding_dim: The teacher's, which decides how large a student is.
+            embedding_dim: The teacher's, which a student of no width of its own takes over.
         """
         super().__init__()
         self._study = study
@@ -92,5 +92,7 @@ class StudySearcher(Searcher):
 
     def _efficiency(self, config: TrialConfig) -> dict[str, float]:
         return static_efficiency_of(
-            config.student, embedding_dim=self._embedding_dim, size_px=config.faces.size_px
+            config.student,
+            embedding_dim=config.student_dim(self._embedding_dim),
+            size_px=config.faces.size_px,
         )

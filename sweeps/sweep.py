@@ -16,7 +16,7 @@ import optuna
 import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from distill.evaluation import evaluate_verification, static_efficiency
+from distill.evaluation import evaluate_pairs, static_efficiency
 from distill.teachers import Teacher
 from sweeps.checks import Check
 from sweeps.errors import RefusedError
@@ -275,7 +275,7 @@ class _Sweep:
 
     def _teacher_metrics(self) -> dict[str, float]:
         return {
-            **evaluate_verification(self._teacher, self._config.faces.validation(), prefix="validation"),
+            **evaluate_pairs(self._teacher, self._config.faces.validation(), prefix="validation"),
             **static_efficiency(self._teacher, size_px=self._config.faces.size_px),
         }
 

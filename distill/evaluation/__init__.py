@@ -25,6 +25,7 @@ from distill.evaluation.identification import (
     rank_accuracy,
     tpir_at_fpir,
 )
+from distill.evaluation.pairs import evaluate_pairs
 from distill.evaluation.privacy import evaluate_privacy
 from distill.evaluation.verification import (
     OperatingPoint,
@@ -39,6 +40,7 @@ from distill.evaluation.verification import (
     roc,
     tar_at_far,
     ten_fold,
+    verification_metrics,
 )
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "evaluate_agreement",
     "evaluate_fairness",
     "evaluate_identification",
+    "evaluate_pairs",
     "evaluate_privacy",
     "evaluate_verification",
     "fairness_report",
@@ -74,6 +77,7 @@ __all__ = [
     "tar_at_far",
     "ten_fold",
     "tpir_at_fpir",
+    "verification_metrics",
     "weighted_accuracy",
     "weighted_tar_at_far",
 ]

@@ -247,10 +247,23 @@ def area_under_curve(far_S: Tensor, tar_S: Tensor) -> float:
 
 
 def evaluate_verification(network: nn.Module, pairs: VerificationPairs, *, prefix: str) -> dict[str, float]:
-    """Measures how well a network verifies `pairs`.
+    """`verification_metrics` of a network.
 
     Args:
         network: As in `embed_pairs`.
+
+    Raises:
+        DivergenceError: If an embedding is not finite.
+        ValueError: As `verification_metrics`.
+    """
+    return verification_metrics(pair_similarity(embed_pairs(network, pairs), pairs), pairs, prefix=prefix)
+
+
+def verification_metrics(similarity_P: Tensor, pairs: VerificationPairs, *, prefix: str) -> dict[str, float]:
+    """Measures how well `pairs` are verified.
+
+    Args:
+        similarity_P: Cosine similarity of each pair, from `pair_similarity`.
         prefix: What the pairs stand for, such as `validation`.
 
     Returns:
@@ -265,10 +278,8 @@ def evaluate_verification(network: nn.Module, pairs: VerificationPairs, *, prefi
             judge rightly: what the group meets where one threshold serves everybody.
 
     Raises:
-        DivergenceError: If an embedding is not finite.
         ValueError: If there are fewer than ten pairs, in all or in a group, or one kind is missing.
     """
-    similarity_P = pair_similarity(embed_pairs(network, pairs), pairs)
     distance_P = 2 * (1 - similarity_P)
     folds = ten_fold(distance_P, pairs.is_genuine_P)
     far_S, tar_S = roc(similarity_P, pairs.is_genuine_P)

@@ -110,20 +110,21 @@ def _check_metrics(space: SearchSpace, reported: list[str]) -> Iterator[Problem]
     metrics = [objective.metric for objective in space.objectives]
     for index, metric in enumerate(metrics):
         path = ("objectives", index, "metric")
-        yield from _check_metric(path, metric, reported)
+        yield from _check_metric(path, metric, reported, space)
         if metric in metrics[:index]:
             yield Problem(path, f"is an objective already, got {metric!r} twice")
     if metrics[0] in reported and not changes_in_training(metrics[0]):
         claim = f"must change in training, since it picks each trial's best epoch, got {metrics[0]!r}"
         yield Problem(("objectives", 0, "metric"), claim)
     for index, constraint in enumerate(space.constraints):
-        yield from _check_metric(("constraints", index, "metric"), constraint.metric, reported)
+        yield from _check_metric(("constraints", index, "metric"), constraint.metric, reported, space)
     for index, gate in enumerate(space.promotion.gates if space.promotion else ()):
-        yield from _check_metric(("promotion", "gates", index, "metric"), gate.metric, gate_metrics())
+        yield from _check_metric(("promotion", "gates", index, "metric"), gate.metric, gate_metrics(), space)
 
 
-def _check_metric(path: KeyPath, metric: str, known: list[str]) -> Iterator[Problem]:
-    if path[0] != "promotion" and metric.startswith("benchmark/"):
+def _check_metric(path: KeyPath, metric: str, known: list[str], space: SearchSpace) -> Iterator[Problem]:
+    ranks = path[0] != "promotion"
+    if ranks and metric.startswith("benchmark/") and space.selection != "benchmark":
         yield Problem(path, f"must not be of the benchmark, which is for what was selected, got {metric!r}")
     elif known and metric not in known:
         yield Problem(path, f"must be a metric that is reported, got {metric!r}; {nearest(metric, known)}")

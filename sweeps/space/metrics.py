@@ -5,6 +5,16 @@ from distill.faces.factors import GROUPS
 
 _VERIFICATION = ("verification_accuracy", "verification_accuracy_std", "eer", "auc", "tar_at_far_1e-2")
 _BY_GROUP = ("verification_accuracy", "shared_threshold_accuracy")
+_FAIRNESS = tuple(
+    f"fairness/{name}"
+    for name in (
+        *(f"{at}_threshold_{of}" for at in ("own", "shared") for of in ("mean", "std", "ser")),
+        "mean_minus_std",
+        "fdr",
+        "ir",
+        "garbe",
+    )
+)
 _AGREEMENT = ("teacher_similarity", "teacher_mse")
 _EFFICIENCY = (
     "efficiency/parameters",
@@ -16,9 +26,14 @@ _EFFICIENCY = (
 
 def reported_metrics(config: TrialConfig) -> list[str]:
     """Metrics of every epoch of a trial: what may be an objective or a constraint."""
-    losses = config.losses.named() or config.method.published_losses.named()
-    train = ["loss", *(f"loss/{name}" for name, loss in losses.items() if loss.weight > 0), "similarity"]
-    validation = [*_verification_metrics("validation"), *(f"validation/{name}" for name in _AGREEMENT)]
+    terms = [*config.losses_in_use(), *(["classification"] if config.margin_in_use() else [])]
+    train = ["loss", *(f"loss/{name}" for name in terms)]
+    validation = _verification_metrics("validation")
+    if config.imitates_in_full():
+        train.append("similarity")
+        validation += [f"validation/{name}" for name in _AGREEMENT]
+    if config.selection.pairs == "benchmark":
+        validation += _verification_metrics("benchmark")
     return [*validation, *(f"train/{name}" for name in train), *_EFFICIENCY]
 
 
@@ -34,4 +49,4 @@ def changes_in_training(metric: str) -> bool:
 
 def _verification_metrics(prefix: str) -> list[str]:
     groups = [f"{name}_{group.name}" for name in _BY_GROUP for group in GROUPS]
-    return [f"{prefix}/{name}" for name in (*_VERIFICATION, *groups)]
+    return [f"{prefix}/{name}" for name in (*_VERIFICATION, *groups, *_FAIRNESS)]

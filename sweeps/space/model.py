@@ -168,6 +168,9 @@ class SearchSpace(Settings):
     """What the study is to find out."""
     objectives: tuple[Objective, ...] = Field(min_length=1)
     """What is improved. The first one also picks each trial's best epoch and decides who is stopped early."""
+    selection: Literal["validation", "benchmark"] = "validation"
+    """Which pairs trials may be ranked on. benchmark is for those who repeat a paper that did so: what it
+    then says of the best trial is no result, and the leaderboard says so."""
     constraints: tuple[Bound, ...] = ()
     """Limits without which a trial is infeasible. Those on efficiency are tested before it is trained."""
     base: dict[str, Any] = Field(default_factory=dict)
@@ -298,7 +301,11 @@ class SearchSpace(Settings):
     def trial_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """`config`, not yet validated."""
         first = self.objectives[0]
-        selection = {"selection.metric": first.metric, "selection.direction": first.direction}
+        selection = {
+            "selection.metric": first.metric,
+            "selection.direction": first.direction,
+            "selection.pairs": self.selection,
+        }
         return override(self.base, {**values, **selection})
 
     def to_yaml(self) -> str:

@@ -168,7 +168,10 @@ BAD = [
     (
         f"optimizer.lr: {LR}",
         f"optimizer: {LR}",
-        ["12: parameters.optimizer is a group of settings: search one of them (lr, weight_decay, betas)"],
+        [
+            "12: parameters.optimizer is a group of settings: search one of them "
+            "(name, lr, weight_decay, betas, momentum, clip_norm)"
+        ],
     ),
     (
         "optimizer.lr:",
@@ -182,7 +185,10 @@ BAD = [
     (
         "method: {name: synthdistill}",
         "method: {name: synthdistil}",
-        ["7: base.method.name must be 'synthdistill', got 'synthdistil'; did you mean synthdistill?"],
+        [
+            "7: base.method.name must be one of synthdistill, sface, fair_kd, bridge, got 'synthdistil'; "
+            "did you mean synthdistill?"
+        ],
     ),
     (
         "batch_size: 64",
@@ -410,7 +416,7 @@ def test_yaml_tags_make_no_python_objects() -> None:
 
 def test_an_unknown_name_lists_the_packaged_spaces_and_the_nearest() -> None:
     with pytest.raises(
-        InputError, match=r"'quikstart': packaged are quickstart, .*; did you mean quickstart\?"
+        InputError, match=r"'quikstart': packaged are bridge, .*, quickstart, .*; did you mean quickstart\?"
     ):
         load_space("quikstart")
 
