@@ -41,6 +41,30 @@ def fail(message: str, *, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def numbers(nested: Any, *, prefix: str) -> dict[str, float]:
+    """The numbers inside nested mappings and lists, each under the path that leads to it."""
+    if isinstance(nested, dict):
+        items = nested.items()
+    elif isinstance(nested, list | tuple):
+        # Groups name themselves; other items are counted.
+        items = (
+            (item.get("group", i) if isinstance(item, dict) else i, item) for i, item in enumerate(nested)
+        )
+    else:
+        return {prefix: float(nested)} if isinstance(nested, int | float) else {}
+    return {name: n for key, inner in items for name, n in numbers(inner, prefix=f"{prefix}/{key}").items()}
+
+
+def show(metrics: dict[str, float], about: dict[str, Any], *, as_json: bool) -> None:
+    """Prints metrics, a line each, or one JSON document of what they are about and them."""
+    if as_json:
+        click.echo(json.dumps({**about, "metrics": metrics}, indent=2))
+        return
+    width = max(map(len, metrics))
+    for name, value in metrics.items():
+        click.echo(f"{name:<{width}} {value:.6g}")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Distil a face-recognition teacher into a student: one trial at a time."""
@@ -84,29 +108,73 @@ def train(config: Path, out: Path, overrides: tuple[str, ...], threads: int | No
     show_default=True,
     help="Verification pairs to measure on.",
 )
+@click.option("--fairness", is_flag=True, help="Also give counts, intervals and the noise floor by group.")
+@click.option("--identification", is_flag=True, help="Also look people up in a gallery.")
 @click.option("--speed", is_flag=True, help="Also time the student on one CPU thread.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @guarded
-def evaluate(student: Path, data: str, speed: bool, as_json: bool) -> None:
+def evaluate(
+    student: Path, data: str, fairness: bool, identification: bool, speed: bool, as_json: bool
+) -> None:
     """Measures the student in the folder STUDENT on verification pairs."""
+    from dataclasses import asdict
+
     from distill.checkpoint import load_student
-    from distill.evaluation import evaluate_verification, measured_efficiency, static_efficiency
+    from distill.evaluation import (
+        embed_pairs,
+        evaluate_identification,
+        evaluate_pairs,
+        fairness_report,
+        measured_efficiency,
+        pair_similarity,
+        static_efficiency,
+    )
     from distill.faces import EmbeddedFacesSettings
 
     network, card = load_student(student)
     faces = EmbeddedFacesSettings(size_px=card.size_px, captured_px=card.captured_px)
     prefix = data.removeprefix("embedded-")
     pairs = faces.benchmark() if prefix == "benchmark" else faces.validation()
-    metrics = {
-        **evaluate_verification(network, pairs, prefix=prefix),
-        **static_efficiency(network, size_px=card.size_px),
-        **(measured_efficiency(network, size_px=card.size_px) if speed else {}),
-    }
-    if as_json:
-        click.echo(json.dumps({"student": str(student), "data": pairs.name, "metrics": metrics}, indent=2))
-        return
-    for name, value in metrics.items():
-        click.echo(f"{name:<48} {value:.6g}")
+    metrics = evaluate_pairs(network, pairs, prefix=prefix)
+    if fairness:
+        report = fairness_report(pair_similarity(embed_pairs(network, pairs), pairs), pairs)
+        metrics |= numbers(asdict(report), prefix=f"{prefix}/fairness")
+    if identification:
+        metrics |= evaluate_identification(network, pairs, prefix=prefix)
+    metrics |= static_efficiency(network, size_px=card.size_px)
+    if speed:
+        metrics |= measured_efficiency(network, size_px=card.size_px)
+    show(metrics, {"student": str(student), "data": pairs.name}, as_json=as_json)
+
+
+@main.command()
+@click.argument("student", type=click.Path(path_type=Path))
+@click.option("--classes", type=click.IntRange(min=2), default=200, show_default=True, help="Identities.")
+@click.option("--images", type=click.IntRange(2, 1000), default=10, show_default=True, help="Faces of each.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@guarded
+def privacy(student: Path, classes: int, images: int, as_json: bool) -> None:
+    """How far synthetic classes tell of the authentic identities behind them, as STUDENT embeds them.
+
+    Any student will do that was not the teacher of the synthetic faces.
+    """
+    from distill.checkpoint import load_student
+    from distill.evaluation import evaluate_privacy
+    from distill.faces import EmbeddedFacesSettings
+
+    network, card = load_student(student)
+    faces = EmbeddedFacesSettings(size_px=card.size_px)
+    authentic, synthetic = (
+        faces.labelled(num_classes=classes, images_per_class=images, authentic=kind) for kind in (True, False)
+    )
+    metrics = evaluate_privacy(
+        network,
+        authentic,
+        synthetic,
+        teacher_digest=card.teacher_digest,
+        embedder_digest=card.sha256,
+    )
+    show(metrics, {"embedder": str(student), "classes": classes, "images": images}, as_json=as_json)
 
 
 @main.command()

@@ -13,6 +13,8 @@ from distill.losses import LossName
 from distill.losses.margins import AnyMarginSettings
 from distill.training import train
 
+pytestmark = pytest.mark.slow  # a hundred trainings of a second or two
+
 SET = {"num_classes": 32, "images_per_class": 4}
 PAIRED = {"name": "embedded", "size_px": 16, "captured_px": 32}
 ADAPTER = {"name": "linear", "width": 64, "epochs": 2}
@@ -84,10 +86,9 @@ def test_a_training_that_was_cut_off_continues_as_if_it_had_not_been(tmp_path: P
 
 
 @pytest.mark.parametrize("name", get_args(LossName))
-def test_every_loss_trains_a_student_and_repeats_itself(tmp_path: Path, name: str) -> None:
-    first, second = (run(loss_trial(name), tmp_path / attempt) for attempt in ("first", "second"))
-    assert first == second
-    assert first[0][f"train/loss/{name}"] > 0
+def test_every_loss_trains_a_student(tmp_path: Path, name: str) -> None:
+    (report,) = run(loss_trial(name), tmp_path)
+    assert report[f"train/loss/{name}"] > 0
 
 
 @pytest.mark.parametrize("name", MARGINS)

@@ -31,6 +31,7 @@ def run(config: TrialConfig, directory: Path) -> list[dict[str, float]]:
     return reports
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "bridge_mixed"])
 def test_no_method_draws_the_benchmark_in_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -58,6 +59,7 @@ def test_a_metric_of_the_benchmark_is_refused_unless_the_trial_says_so() -> None
     assert trial(selection={"metric": metric, "pairs": "benchmark"}).selection.metric == metric
 
 
+@pytest.mark.slow
 def test_a_trial_that_says_so_is_selected_by_it(tmp_path: Path) -> None:
     chosen = {"metric": "benchmark/verification_accuracy", "pairs": "benchmark"}
     (report,) = run(trial(selection=chosen), tmp_path)
