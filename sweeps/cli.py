@@ -66,6 +66,7 @@ def command(function: Callable[..., Any]) -> click.Command:
     metavar="A.B=C",
     help="Overrides a key of the space or fixes a setting of its trials.",
 )
+@click.option("--teacher-from", "taught_by", metavar="STUDY", help="Its best student is the teacher.")
 @HOME
 @TRACKING
 @ADDRESS
@@ -75,6 +76,7 @@ def run(
     name: str | None,
     trials: int | None,
     overrides: tuple[str, ...],
+    taught_by: str | None,
     home: str | None,
     tracking_uri: str | None,
     address: str | None,
@@ -84,9 +86,13 @@ def run(
     from sweeps.home import Home
     from sweeps.space import load_space
 
-    values = _assignments(overrides) | ({"search.num_trials": str(trials)} if trials else {})
-    loaded = load_space(space, overrides=values)
     place = Home.at(home, tracking_uri)
+    values = _assignments(overrides) | ({"search.num_trials": str(trials)} if trials else {})
+    if taught_by is not None:
+        from sweeps.chain import teacher_from
+
+        values |= teacher_from(place, taught_by)
+    loaded = load_space(space, overrides=values)
 
     def drive(display: Any) -> Any:
         from sweeps.sweep import run_sweep
