@@ -327,7 +327,7 @@ def _opening(
             "Each student is selected on validation identities and measured once on the benchmark, whose "
             "people nothing was trained or selected on. `seeds` is students of each arm. Accuracy is that of "
             "ten-fold verification; a coin has 50 %. Students of one table take equally many optimiser steps "
-            "on equally many faces.",
+            "on equally many faces; step 1 of bridge distillation comes on top.",
             "## How intervals are made",
             f"Two things could have gone otherwise: who is in the benchmark, and how training went. Each of "
             f"{resamples:,} resamples draws as many people as there are, with replacement and within their "
