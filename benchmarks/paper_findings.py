@@ -164,7 +164,7 @@ def main() -> None:
     scale = (
         Scale(epochs=2, faces_per_epoch=1024, num_classes=200, seeds=1)
         if arguments.quick
-        else Scale(epochs=8, faces_per_epoch=4096, num_classes=2000, seeds=arguments.seeds)
+        else Scale(epochs=4, faces_per_epoch=6144, num_classes=2000, seeds=arguments.seeds)
     )
     began = time.monotonic()
     claims = findings(scale)
