@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 from torch import Tensor
 
+from distill.checkpoint import BEST, StudentCard, read_card
 from distill.evaluation import Interval, bootstrap, noise_floor, percentile_interval
 from distill.faces import EmbeddedFacesSettings, VerificationPairs
 
@@ -69,6 +70,11 @@ class Outcome:
     metrics: dict[str, float]
     is_right_P: Tensor
     folder: Path
+
+    @property
+    def card(self) -> StudentCard:
+        """What the student's own folder says of its training."""
+        return read_card(self.folder / BEST)
 
 
 @dataclass(frozen=True, kw_only=True)

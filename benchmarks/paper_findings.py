@@ -10,7 +10,9 @@ not trained again. `--quick` trains a tenth, which shows that everything runs an
 import argparse
 import hashlib
 import json
+import statistics
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -33,6 +35,7 @@ from distill.evaluation import (
     ten_fold,
 )
 from distill.faces import EmbeddedFacesSettings, VerificationPairs
+from distill.methods import Shard
 from distill.teachers import EmbeddedTeacherSettings, Teacher
 from distill.training import train
 
@@ -186,6 +189,10 @@ def main() -> None:
         command="python -m benchmarks.paper_findings "
         + ("--quick" if arguments.quick else f"--seeds {scale.seeds}"),
         quick=arguments.quick,
+        explanations={
+            "synthdistill": _why_radii_matter_little(outcomes),
+            "bridge": _why_step_one_matters_little(claims[3], outcomes),
+        },
     )
     print(f"wrote {arguments.out / 'findings.md'} after {seconds / 60:.1f} minutes of training")
 
@@ -244,6 +251,56 @@ def _measure(network: torch.nn.Module, pairs: VerificationPairs) -> tuple[dict[s
     similarity_P = pair_similarity(embed_pairs(network, pairs), pairs)
     metrics = evaluate_pairs(network, pairs, prefix="benchmark")
     return metrics, ten_fold(2 * (1 - similarity_P), pairs.is_genuine_P).is_right
+
+
+def _why_radii_matter_little(outcomes: dict[tuple[str, str], list[Outcome]]) -> str:
+    """Compares how far the arms of SynthDistill moved their latents in the end."""
+    radius = {
+        mode: _mean(
+            outcome.card.metrics["train/resampling_radius"] for outcome in outcomes["synthdistill", mode]
+        )
+        for mode in ("adaptive_w", "constant_w", "inverted_w")
+    }
+    return (
+        "How differently did the arms re-sample? Around the selected epoch their latents moved by "
+        f"{radius['adaptive_w']:.2f} (adaptive_w), {radius['constant_w']:.2f} (constant_w) and "
+        f"{radius['inverted_w']:.2f} (inverted_w), in units of W and on average. The adaptive radius is "
+        "(cos + 1) / 2, and a student of this world agrees with its teacher early. The nearer the first "
+        "number is to the second, the more adaptive_w and constant_w are one method; the nearer the third "
+        "is to 0, the more inverted_w shows each face twice."
+    )
+
+
+def _why_step_one_matters_little(claim: Finding, outcomes: dict[tuple[str, str], list[Outcome]]) -> str:
+    """Measures whether step 1 leaves the student anything better to imitate."""
+    (arm,) = (arm for arm in claim.arms if arm.name == "steps 1 and 2")
+    config = TrialConfig.model_validate({**arm.settings, "seed": 0})
+    teacher = EmbeddedTeacherSettings().load()
+    method = config.method.build(
+        faces=config.faces,
+        generator=config.faces.generator(),
+        teacher=teacher,
+        batch_size=config.training.batch_size,
+        seed=0,
+        shard=Shard(),
+        device=torch.device("cpu"),
+    )
+    pairs = EmbeddedFacesSettings(size_px=SHARP_PX).benchmark()
+    accuracy = {
+        name: _measure(network, pairs)[0]["benchmark/verification_accuracy"]
+        for name, network in (("raw", teacher), ("adapted", method.target))
+    }
+    return (
+        "Does step 1 leave anything better to imitate? On sharp faces of the benchmark the teacher's own "
+        f"embedding reaches {100 * accuracy['raw']:.2f} %, the adapted one "
+        f"{100 * accuracy['adapted']:.2f} %. Step 1 is to carry a teacher from the private faces that it was "
+        "trained on to public ones. Here both are authentic faces of one world, so that there is little to "
+        "carry."
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
 
 
 def _student_efficiency(outcome: Outcome, size_px: int) -> dict[str, float]:
