@@ -194,7 +194,13 @@ class TrialConfig(Settings):
             yield f"losses must not be set where {_chosen(method)} imitates no teacher, got {named}"
         if (refusal := method.refusal(batch_size)) is not None:
             yield f"method.{refusal}"
-        for name, loss in self.losses_in_use().items():
+        used = self.losses_in_use()
+        if not method.classifies and not any(loss.reaches_embedding for loss in used.values()):
+            yield (
+                f"losses must name one that compares embeddings where {_chosen(method)} classifies nothing, "
+                f"got {', '.join(used)}"
+            )
+        for name, loss in used.items():
             if missing := sorted(loss.needs - method.offers):
                 yield f"losses.{name} needs {' and '.join(missing)}, which {_chosen(method)} does not offer"
             if loss.same_width and not self.imitates_in_full() and self.target_dim() is not None:

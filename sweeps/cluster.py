@@ -65,13 +65,19 @@ def connected(address: str | None) -> Iterator[str]:
     # A folder of its own, with a short path: Ray puts sockets there, whose paths may hold 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="sweeps-", dir="/tmp"))
     try:
-        context = ray.init(
-            address="local",
-            include_dashboard=True,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder),
-        )
+        try:
+            context = ray.init(
+                address="local",
+                include_dashboard=True,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder),
+            )
+        # Ray raises a bare Exception when one of its processes does not come up within 30 seconds.
+        except Exception as error:
+            raise RefusedError(
+                f"Ray did not start on this machine, which may have too much to do: {_first_line(error)}"
+            ) from None
         yield context.dashboard_url or ""
     finally:
         ray.shutdown()

@@ -65,6 +65,7 @@ class ASKDSettings(LossSettings):
     """Where in the face, and on which channels, the networks look, stage by stage."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"paired_views", "feature_maps"})
+    reaches_embedding: ClassVar[bool] = False
 
     weight: float = Field(default=5.0, ge=0.0)
     """What the loss is multiplied with, on the sum over attention maps. 0 leaves it out."""

@@ -63,6 +63,8 @@ class LossSettings(Settings, ABC):
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What a trial must offer."""
+    reaches_embedding: ClassVar[bool] = True
+    """Whether its gradient reaches the student's embedding, and not only the maps before it."""
     same_width: ClassVar[bool] = False
     """Whether student and teacher embeddings must be equally wide."""
 

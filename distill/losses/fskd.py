@@ -47,6 +47,7 @@ class FSKDSettings(LossSettings):
     """Directions of whole feature maps, stage by stage."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"paired_views", "feature_maps"})
+    reaches_embedding: ClassVar[bool] = False
 
     weight: float = Field(default=20.0, ge=0.0)
     """What the loss is multiplied with, on the mean over stages. 0 leaves it out."""

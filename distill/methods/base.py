@@ -83,7 +83,10 @@ class Method(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue exactly here: tensors and plain types only."""
+        """Everything that all processes together need to continue exactly here: tensors and plain types only.
+
+        Every process calls it, and gets the same: they may have to gather what each of them has.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

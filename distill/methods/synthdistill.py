@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.faces import AnyFacesSettings, FaceGenerator
 from distill.losses import LossesSettings, RawMSESettings
+from distill.losses.gather import gather
 from distill.methods.base import Batch, Method, MethodSettings, Shard
 from distill.teachers import Teacher
 
@@ -102,15 +103,17 @@ class SynthDistill(Method):
         return {
             "exploring": self._exploring.get_state(),
             "varying": self._varying.get_state(),
-            "explored_z": self._explored_z,
-            "radius": self._radius_B,
+            # Of the whole batch, since one worker keeps the state for all of them.
+            "explored_z": None if self._explored_z is None else gather(self._explored_z),
+            "radius": None if self._radius_B is None else gather(self._radius_B),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._exploring.set_state(state["exploring"].cpu())
         self._varying.set_state(state["varying"].cpu())
         self._explored_z, self._radius_B = (
-            None if state[name] is None else state[name].to(self._device) for name in ("explored_z", "radius")
+            None if state[name] is None else state[name][self._rows].to(self._device)
+            for name in ("explored_z", "radius")
         )
 
     def _draw(self, width: int, rng: torch.Generator) -> Tensor:

@@ -72,6 +72,7 @@ def train(
 
     for epoch in range(trainer.epochs_done + 1, config.training.epochs + 1):
         metrics = {"epoch": float(epoch), **trainer.train_epoch()}
+        state = trainer.state()
         if process.leads:
             metrics |= trainer.evaluate()
             _refuse_non_finite(metrics)
@@ -88,7 +89,7 @@ def train(
                     metrics=metrics,
                     teacher_digest=parts.teacher.digest,
                 )
-            save_state(trainer.state(best), directory)
+            save_state({**state, "best": best}, directory)
             report(metrics, directory)
         process.wait()
     return best
@@ -159,14 +160,13 @@ class Trainer:
             )
         return metrics | static_efficiency(self.student, size_px=self._config.faces.size_px)
 
-    def state(self, best: dict[str, float]) -> dict[str, Any]:
-        """Everything needed to continue after this epoch."""
+    def state(self) -> dict[str, Any]:
+        """Everything needed to continue after this epoch, save its best one. All processes call it."""
         return {
             "step": self._step,
             "learner": self._learner.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "method": self._method.state_dict(),
-            "best": best,
         }
 
     def restore(self, state: dict[str, Any]) -> dict[str, float]:

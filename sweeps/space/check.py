@@ -174,35 +174,46 @@ class _Trials:
     def problems(self) -> Iterator[Problem]:
         """What `TrialConfig` has against base, then against each end of each parameter."""
         for edge in (0, -1):
-            for problem in self._new_refusals(self._point({}, edge)):
-                yield self._placed(problem)
+            point = self._point({}, edge)
+            for problem in self._new_refusals(point):
+                name = self._to_blame(problem, point, edge)
+                yield self._placed(problem) if name is None else _blamed(problem, name, point[name])
         for name, parameter in self._space.parameters.items():
             for route, value, edge in product(_routes(self._space, name), parameter.ends(), (0, -1)):
                 for problem in self._new_refusals(self._point({**route, name: value}, edge)):
-                    own = dotted(problem.path) == name
-                    refused = problem.claim.startswith(REFUSED)
-                    reason = problem.claim.removeprefix(REFUSED) if refused else problem.sentence
-                    claim = problem.claim if own else f"must not be {shown(value)}: {reason}"
-                    yield Problem(("parameters", name), claim)
+                    yield _blamed(problem, name, value)
 
     def _point(self, pinned: Mapping[str, Any], edge: int) -> dict[str, Any]:
         """The pinned values, and the first or last of every other parameter that exists beside them."""
         return self._space.point(lambda name, parameter: pinned.get(name, parameter.ends()[edge]))
 
+    def _to_blame(self, problem: Problem, point: Mapping[str, Any], edge: int) -> str | None:
+        """The parameter it is about, or the first with an end at which it is gone; None: base is at fault."""
+        if dotted(problem.path) in point:
+            return dotted(problem.path)
+        for name, value in point.items():
+            others = (end for end in self._space.parameters[name].ends() if end != value)
+            if any(problem not in self._refusals(self._point({name: end}, edge))[0] for end in others):
+                return name
+        return None
+
     def _new_refusals(self, values: Mapping[str, Any]) -> list[Problem]:
         """What is wrong with the trial at a point and was not with those before it."""
-        settings = self._space.trial_settings(values)
-        try:
-            config = trial_config(settings)
-        except ValidationError as error:
-            problems = problems_of(error, settings, TrialConfig)
-        else:
-            problems = list(_refusals_of_the_sweep(self._space, config))
-            metrics = reported_metrics(config)
+        problems, metrics = self._refusals(values)
+        if metrics:
             self.reported = [metric for metric in self.reported or metrics if metric in metrics]
         fresh = [p for p in problems if p not in self._seen and p.path[:1] != (_SELECTION,)]
         self._seen.update(fresh)
         return fresh
+
+    def _refusals(self, values: Mapping[str, Any]) -> tuple[list[Problem], list[str]]:
+        """What is wrong with the trial at a point, and the metrics it reports where it can be made."""
+        settings = self._space.trial_settings(values)
+        try:
+            config = trial_config(settings)
+        except ValidationError as error:
+            return problems_of(error, settings, TrialConfig), []
+        return list(_refusals_of_the_sweep(self._space, config)), reported_metrics(config)
 
     def _placed(self, problem: Problem) -> Problem:
         """Finds which key of the file a refused setting stems from."""
@@ -210,6 +221,15 @@ class _Trials:
         if name in self._space.parameters:
             return Problem(("parameters", name), problem.claim)
         return Problem(("base", *problem.path), problem.claim)
+
+
+def _blamed(problem: Problem, name: str, value: Any) -> Problem:
+    """A problem of a trial as one of the parameter whose value brings it about."""
+    own = dotted(problem.path) == name
+    refused = problem.claim.startswith(REFUSED)
+    reason = problem.claim.removeprefix(REFUSED) if refused else problem.sentence
+    claim = problem.claim if own else f"must not be {shown(value)}: {reason}"
+    return Problem(("parameters", name), claim)
 
 
 def _refusals_of_the_sweep(space: SearchSpace, config: TrialConfig) -> Iterator[Problem]:

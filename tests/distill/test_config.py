@@ -51,6 +51,14 @@ def config(**settings: Any) -> TrialConfig:
             r"margin must not be set where method sface \(transfer\) classifies nothing, got arcface",
         ),
         (
+            {
+                "losses": {"fskd": {}, "askd": {}},
+                "method": {**LABELLED, "name": "bridge", "strategy": "transfer"},
+            },
+            r"losses must name one that compares embeddings where method bridge \(transfer\) classifies "
+            "nothing, got fskd, askd",
+        ),
+        (
             {"method": {**LABELLED, "faces_per_class": 5}},
             "method.faces_per_class must be at most the 4 images of a class, got 5",
         ),
