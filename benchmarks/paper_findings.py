@@ -4,7 +4,7 @@
 
 Every student is selected on validation identities and then measured once on the benchmark. Two students
 train at a time, each on one thread. Students that are in `--work` already, trained as they would be now, are
-not trained again. `--quick` trains a tenth, which shows that everything runs and nothing else.
+not trained again. `--quick` trains a small part, which shows that everything runs and nothing else.
 """
 
 import argparse
@@ -159,13 +159,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="train a tenth, with one seed")
+    parser.add_argument("--quick", action="store_true", help="train a small part, with one seed")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of findings.md and its plots")
     parser.add_argument("--work", type=Path, default=Path("runs/findings"), help="folder of trained students")
     parser.add_argument("--seeds", type=int, default=3, help="students of each arm")
     arguments = parser.parse_args()
     scale = (
-        Scale(epochs=2, faces_per_epoch=1024, num_classes=200, seeds=1)
+        Scale(epochs=1, faces_per_epoch=1024, num_classes=100, seeds=1)
         if arguments.quick
         else Scale(epochs=4, faces_per_epoch=6144, num_classes=2000, seeds=arguments.seeds)
     )
