@@ -122,10 +122,10 @@ def evaluate(
     from distill.checkpoint import load_student
     from distill.evaluation import (
         embed_pairs,
-        evaluate_identification,
-        evaluate_pairs,
         fairness_report,
+        identification_metrics,
         measured_efficiency,
+        pair_metrics,
         pair_similarity,
         static_efficiency,
     )
@@ -135,12 +135,14 @@ def evaluate(
     faces = EmbeddedFacesSettings(size_px=card.size_px, captured_px=card.captured_px)
     prefix = data.removeprefix("embedded-")
     pairs = faces.benchmark() if prefix == "benchmark" else faces.validation()
-    metrics = evaluate_pairs(network, pairs, prefix=prefix)
+    unit_ND = embed_pairs(network, pairs)
+    similarity_P = pair_similarity(unit_ND, pairs)
+    metrics = pair_metrics(similarity_P, pairs, prefix=prefix)
     if fairness:
-        report = fairness_report(pair_similarity(embed_pairs(network, pairs), pairs), pairs)
+        report = fairness_report(similarity_P, pairs)
         metrics |= numbers(asdict(report), prefix=f"{prefix}/fairness")
     if identification:
-        metrics |= evaluate_identification(network, pairs, prefix=prefix)
+        metrics |= identification_metrics(unit_ND, pairs, prefix=prefix)
     metrics |= static_efficiency(network, size_px=card.size_px)
     if speed:
         metrics |= measured_efficiency(network, size_px=card.size_px)

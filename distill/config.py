@@ -163,26 +163,27 @@ class TrialConfig(Settings):
 
     def imitates_in_full(self) -> bool:
         """Whether the student's embedding is as wide as what it imitates, so that both can be compared."""
-        return self.embedding_dim in (None, self.target_dim())
+        return self.student_dim() == self.target_dim()
 
-    def target_dim(self) -> int | None:
-        """Width of the embedding that is imitated; None where only the teacher's file tells."""
-        teacher_dim = self.teacher.embedding_dim
-        return None if teacher_dim is None else self.method.target_dim(teacher_dim)
+    def target_dim(self) -> int:
+        """Width of the embedding that is imitated. Reads the teacher's card where only that tells.
 
-    def student_dim(self, teacher_dim: int) -> int:
+        Raises:
+            TeacherError: If the card cannot be read.
+        """
+        return self.method.target_dim(self.teacher.embedding_dim)
+
+    def student_dim(self) -> int:
         """Width of the student's embedding."""
-        return self.embedding_dim or self.method.target_dim(teacher_dim)
+        return self.embedding_dim or self.target_dim()
 
     def equivalents(self) -> dict[str, float]:
         """Weights as the papers write them, by dotted name, for the record.
 
         A weight kappa of 1 - cos is a weight lambda = kappa D / 2 of the squared error of unit embeddings.
         """
-        losses, target_dim = self.losses_in_use(), self.target_dim()
-        if "cosine" not in losses or target_dim is None:
-            return {}
-        return {"losses.cosine.lambda": losses["cosine"].weight * target_dim / 2}
+        cosine = self.losses_in_use().get("cosine")
+        return {} if cosine is None else {"losses.cosine.lambda": cosine.weight * self.target_dim() / 2}
 
     def _refusals(self) -> Iterator[str]:
         """What parts have against one another."""
@@ -203,7 +204,7 @@ class TrialConfig(Settings):
         for name, loss in used.items():
             if missing := sorted(loss.needs - method.offers):
                 yield f"losses.{name} needs {' and '.join(missing)}, which {_chosen(method)} does not offer"
-            if loss.same_width and not self.imitates_in_full() and self.target_dim() is not None:
+            if loss.same_width and not self.imitates_in_full():
                 yield (
                     f"embedding_dim must be {self.target_dim()} for losses.{name}, which needs embeddings as "
                     f"wide as those imitated, got {self.embedding_dim}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import InputError
+from distill.evaluation.mode import evaluating
 
 
 class StageMaps:
@@ -49,7 +50,6 @@ class StageMaps:
         self._maps.append(output)
 
 
-@torch.no_grad()
 def map_shapes(network: nn.Module, *, size_px: int) -> tuple[tuple[int, int, int], ...]:
     """Shapes (K, H, W) of the maps of a network in evaluation mode, for faces of `size_px`.
 
@@ -57,9 +57,6 @@ def map_shapes(network: nn.Module, *, size_px: int) -> tuple[tuple[int, int, int
         InputError: If the network names no stages.
     """
     device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    with StageMaps(network) as stages:
+    with evaluating(network), StageMaps(network) as stages:
         network(torch.zeros(1, 3, size_px, size_px, device=device))
-    network.train(was_training)
     return tuple((m.shape[1], m.shape[2], m.shape[3]) for m in stages.maps)

@@ -28,19 +28,13 @@ class StudySearcher(Searcher):
         *,
         folder: StudyFolder,
         ledger: Ledger,
-        embedding_dim: int,
     ):
-        """Searches `study`.
-
-        Args:
-            embedding_dim: The teacher's, which a student of no width of its own takes over.
-        """
+        """Searches `study`."""
         super().__init__()
         self._study = study
         self._space = space
         self._folder = folder
         self._ledger = ledger
-        self._embedding_dim = embedding_dim
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's task; `FINISHED` when as many were drawn as the budget allows.
@@ -93,6 +87,6 @@ class StudySearcher(Searcher):
     def _efficiency(self, config: TrialConfig) -> dict[str, float]:
         return static_efficiency_of(
             config.student,
-            embedding_dim=config.student_dim(self._embedding_dim),
+            embedding_dim=config.student_dim(),
             size_px=config.faces.size_px,
         )

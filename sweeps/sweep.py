@@ -260,7 +260,6 @@ class _Sweep:
                     self._space,
                     folder=self._folder,
                     ledger=self._ledger,
-                    embedding_dim=self._teacher.embedding_dim,
                 ),
                 scheduler=_scheduler(self._space),
                 num_samples=-1,

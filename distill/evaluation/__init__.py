@@ -4,6 +4,7 @@ from distill.evaluation.agreement import evaluate_agreement
 from distill.evaluation.bootstrap import (
     Interval,
     bootstrap,
+    bootstrap_pairs,
     identity_weights,
     percentile_interval,
     weighted_accuracy,
@@ -11,6 +12,7 @@ from distill.evaluation.bootstrap import (
 )
 from distill.evaluation.efficiency import measured_efficiency, static_efficiency, static_efficiency_of
 from distill.evaluation.fairness import (
+    Estimate,
     FairnessComparison,
     FairnessReport,
     NoiseFloor,
@@ -22,10 +24,11 @@ from distill.evaluation.fairness import (
 from distill.evaluation.identification import (
     OpenSetPoint,
     evaluate_identification,
+    identification_metrics,
     rank_accuracy,
     tpir_at_fpir,
 )
-from distill.evaluation.pairs import evaluate_pairs
+from distill.evaluation.pairs import evaluate_pairs, pair_metrics
 from distill.evaluation.privacy import evaluate_privacy
 from distill.evaluation.verification import (
     OperatingPoint,
@@ -44,6 +47,7 @@ from distill.evaluation.verification import (
 )
 
 __all__ = [
+    "Estimate",
     "FairnessComparison",
     "FairnessReport",
     "Interval",
@@ -53,6 +57,7 @@ __all__ = [
     "TenFold",
     "area_under_curve",
     "bootstrap",
+    "bootstrap_pairs",
     "compare_fairness",
     "det",
     "embed_images",
@@ -65,9 +70,11 @@ __all__ = [
     "evaluate_privacy",
     "evaluate_verification",
     "fairness_report",
+    "identification_metrics",
     "identity_weights",
     "measured_efficiency",
     "noise_floor",
+    "pair_metrics",
     "pair_similarity",
     "percentile_interval",
     "rank_accuracy",

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.evaluation.verification import tar_at_far
+from distill.faces import VerificationPairs
 
 WEIGHTS_AT_ONCE = 2_000_000
 """Entries of the weights, resamples times pairs, that are held in memory at a time."""
@@ -74,6 +75,20 @@ def bootstrap(
     """
     chunks = _weight_chunks(left_P, right_P, stratum_P, resamples=resamples, seed=seed)
     return torch.cat([statistic(weight_RP) for weight_RP in chunks])
+
+
+def bootstrap_pairs(
+    statistic: Callable[[Tensor], Tensor], pairs: VerificationPairs, *, resamples: int, seed: int
+) -> Tensor:
+    """`bootstrap` over the people of `pairs`, each drawn within his demographic group."""
+    return bootstrap(
+        statistic,
+        pairs.identity_N[pairs.left_P],
+        pairs.identity_N[pairs.right_P],
+        stratum_P=pairs.group_P,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def _weight_chunks(

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.evaluation.bootstrap import Interval, bootstrap, percentile_interval
+from distill.evaluation.bootstrap import Interval, bootstrap_pairs, percentile_interval
 from distill.evaluation.verification import MIN_FALSE_ACCEPTS, roc, tar_at_far, ten_fold
 from distill.faces import VerificationPairs
 
@@ -398,14 +398,7 @@ def _estimates(
 ) -> list[Estimate]:
     """One estimate for each column of a statistic, which maps weights (R, P) to values of shape (R, ...)."""
     values = statistic(torch.ones(1, len(pairs.group_P), dtype=torch.float64))[0].tolist()
-    resampled = bootstrap(
-        statistic,
-        pairs.identity_N[pairs.left_P],
-        pairs.identity_N[pairs.right_P],
-        stratum_P=pairs.group_P,
-        resamples=resamples,
-        seed=seed,
-    )
+    resampled = bootstrap_pairs(statistic, pairs, resamples=resamples, seed=seed)
     return [
         Estimate(value=value, interval=percentile_interval(value_R))
         for value, value_R in zip(values, resampled.unbind(1), strict=True)

@@ -120,7 +120,16 @@ def evaluate_identification(network: nn.Module, pairs: VerificationPairs, *, pre
         DivergenceError: If an embedding is not finite.
         ValueError: If there are fewer than six people, or nobody has a second image.
     """
-    unit_ND, identity_N = embed_pairs(network, pairs).cpu(), pairs.identity_N
+    return identification_metrics(embed_pairs(network, pairs), pairs, prefix=prefix)
+
+
+def identification_metrics(unit_ND: Tensor, pairs: VerificationPairs, *, prefix: str) -> dict[str, float]:
+    """`evaluate_identification`, of embeddings that are there already.
+
+    Args:
+        unit_ND: Unit embeddings of the images of `pairs`, from `embed_pairs`.
+    """
+    unit_ND, identity_N = unit_ND.cpu(), pairs.identity_N
     metrics = {f"rank_{rank}": rank_accuracy(unit_ND, identity_N, rank=rank) for rank in RANKS}
     num_non_mated = int((~_is_enrolled(identity_N, 0.5)).sum())
     if (k := finest_far(num_non_mated)) is not None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from distill.errors import DivergenceError
 from distill.evaluation.mode import evaluating
 from distill.faces import VerificationPairs
+from distill.faces.pixels import as_floats
 
 NUM_FOLDS = 10
 THRESHOLDS_T = torch.arange(400, dtype=torch.float64) * 0.01
@@ -50,7 +51,7 @@ def embed_images(
     units = []
     with evaluating(network):
         for images in images_NCHW.split(batch_size):
-            upright = images.to(device).float() / 127.5 - 1
+            upright = as_floats(images.to(device))
             units.append(F.normalize(network(upright) + network(upright.flip(-1))))
     unit_ND = torch.cat(units)
     if not unit_ND.isfinite().all():

@@ -22,6 +22,7 @@ from distill.faces.degrade import captured
 from distill.faces.factors import FACTORS, GROUPS, NUM_IDENTITY_FACTORS, POSITIONS
 from distill.faces.labelled import LabelledFaces, draw_labelled, joined
 from distill.faces.pairs import VerificationPairs, pair_up
+from distill.faces.pixels import as_bytes, as_floats
 from distill.faces.portrait import Portrait
 from distill.settings import Settings
 
@@ -194,9 +195,10 @@ class EmbeddedFacesSettings(Settings):
         Args:
             authentic: Whether photographs are taken; None: as `domain` says.
         """
+        if authentic is None:
+            authentic = self.domain == "authentic"
         classes_C = torch.arange(num_classes)
-        domain = self.domain if authentic is None else _domain_of(authentic)
-        return self._labelled(classes_C, images_per_class=images_per_class, authentic=domain == "authentic")
+        return self._labelled(classes_C, images_per_class=images_per_class, authentic=authentic)
 
     def mixed(
         self, *, num_classes: int, authentic_share: float, images_per_class: int, synthetic_per_class: int
@@ -247,7 +249,8 @@ class EmbeddedFacesSettings(Settings):
         return dataclasses.replace(pairs, images_NCHW=_reduced(pairs.images_NCHW, self.size_px))
 
     def _labelled(self, classes_C: Tensor, *, images_per_class: int, authentic: bool) -> LabelledFaces:
-        generator = EmbeddedFaces(domain=_domain_of(authentic), size_px=self.sharp_px)
+        domain = "authentic" if authentic else "synthetic"
+        generator = EmbeddedFaces(domain=domain, size_px=self.sharp_px)
         return draw_labelled(
             generator,
             classes_C=classes_C,
@@ -255,10 +258,6 @@ class EmbeddedFacesSettings(Settings):
             images_per_class=images_per_class,
             authentic=authentic,
         )
-
-
-def _domain_of(authentic: bool) -> Literal["synthetic", "authentic"]:
-    return "authentic" if authentic else "synthetic"
 
 
 def _stratified(group_C: Tensor, share: float) -> Tensor:
@@ -271,12 +270,7 @@ def _stratified(group_C: Tensor, share: float) -> Tensor:
 
 
 def _reduced(images_NCHW: Tensor, size_px: int) -> Tensor:
-    return torch.cat(
-        [
-            captured(images.float() / 127.5 - 1, size_px).add_(1).mul_(127.5).round_().byte()
-            for images in images_NCHW.split(256)
-        ]
-    )
+    return torch.cat([as_bytes(captured(as_floats(images), size_px)) for images in images_NCHW.split(256)])
 
 
 @torch.no_grad()
@@ -301,7 +295,7 @@ def photograph(
     noise_N = torch.rand(len(classes_N), generator=seeded)
     w_NW = faces.mapping(z_NZ, classes_B=classes_N)
     batches = [
-        faces.synthesis(w_BW, noise_B=noise_B).add_(1).mul_(127.5).round_().byte()
+        as_bytes(faces.synthesis(w_BW, noise_B=noise_B))
         for w_BW, noise_B in zip(w_NW.split(128), noise_N.split(128), strict=True)
     ]
     return pair_up(

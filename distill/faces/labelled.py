@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distill.faces.base import FaceGenerator
+from distill.faces.pixels import as_bytes
 
 NUM_SHARED_LATENTS = 1000
 RENDER_BATCH = 256
@@ -111,7 +112,7 @@ def draw_labelled(
     noise_N = torch.rand(len(choice_N), generator=rng)
     class_N = classes_C.repeat_interleave(images_per_class)
     images = [
-        _as_bytes(generator.synthesis(generator.mapping(shared_z[choice], classes_B=classes), noise_B=noise))
+        as_bytes(generator.synthesis(generator.mapping(shared_z[choice], classes_B=classes), noise_B=noise))
         for choice, classes, noise in zip(
             choice_N.split(RENDER_BATCH),
             class_N.split(RENDER_BATCH),
@@ -120,13 +121,9 @@ def draw_labelled(
         )
     ]
     return LabelledFaces(
-        images_NCHW=torch.cat(images),
+        images_NCHW=torch.cat(images).cpu(),
         label_N=torch.arange(len(classes_C)).repeat_interleave(images_per_class),
         group_N=group_C.repeat_interleave(images_per_class),
         authentic_N=torch.full((len(class_N),), authentic),
         group_names=generator.group_names,
     )
-
-
-def _as_bytes(images: Tensor) -> Tensor:
-    return images.add(1).mul(127.5).round().byte().cpu()

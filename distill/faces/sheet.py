@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distill.errors import InputError
 from distill.faces.embedded import DOMAINS, EmbeddedFaces
+from distill.faces.pixels import as_bytes
 
 PAPER = (250, 249, 246)
 INK = (52, 50, 48)
@@ -89,5 +90,5 @@ def _sittings(
     num_faces = num_identities * num_columns
     z = torch.randn(num_faces, faces.z_dim, generator=rng)
     w = faces.mapping(z, classes_B=classes.repeat_interleave(num_columns))
-    images = faces.synthesis(w, noise_B=torch.rand(num_faces, generator=rng)).add(1).mul(127.5).round().byte()
+    images = as_bytes(faces.synthesis(w, noise_B=torch.rand(num_faces, generator=rng)))
     return classes, images.view(num_identities, num_columns, *images.shape[1:])

@@ -1,13 +1,25 @@
-"""What losses do with class centres: cosines to them, and cross-entropies that ask for a margin.
+"""What losses do with class centres: find them, compare with them, and ask for a margin.
 
-B: this worker's share of the batch, C: classes, D: width of the embedding
+B: this worker's share of the batch, N: faces of a set, C: classes, D: width of the embedding
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses.angles import widened
+from distill.losses.margins.base import target_cosine, with_target
 from distill.outputs import ModelOutputs
+
+
+def mean_directions(unit_ND: Tensor, label_N: Tensor, *, num_classes: int) -> Tensor:
+    """The mean direction of each class, unit vectors of shape (C, D); zeros for a class without a face.
+
+    Args:
+        unit_ND: Unit embeddings, or sums of several of one face.
+        label_N: The class of each, int64, in [0, C).
+    """
+    centre_CD = unit_ND.new_zeros(num_classes, unit_ND.shape[1]).index_add_(0, label_N, unit_ND)
+    return F.normalize(centre_CD)
 
 
 def cosines_to_centres(embedding_BD: Tensor, centre_CD: Tensor) -> Tensor:
@@ -26,7 +38,7 @@ def arcface_cross_entropy(
         cosine_BC: Cosines to every class.
         margin_rad: One margin for all faces, or one for each, of shape (B,), in [0, pi / 2].
     """
-    true_B = widened(_true_cosine(cosine_BC, labels_B), margin_rad)
+    true_B = widened(target_cosine(cosine_BC, labels_B), margin_rad)
     return _cross_entropy(cosine_BC, labels_B, true_B=true_B, scale=scale)
 
 
@@ -35,7 +47,7 @@ def cosface_cross_entropy(cosine_BC: Tensor, labels_B: Tensor, *, scale: float, 
 
     Wang et al., "CosFace", CVPR 2018. https://arxiv.org/abs/1801.09414
     """
-    true_B = _true_cosine(cosine_BC, labels_B) - margin
+    true_B = target_cosine(cosine_BC, labels_B) - margin
     return _cross_entropy(cosine_BC, labels_B, true_B=true_B, scale=scale)
 
 
@@ -50,10 +62,5 @@ def require_logits(student: ModelOutputs) -> Tensor:
     return student.logits
 
 
-def _true_cosine(cosine_BC: Tensor, labels_B: Tensor) -> Tensor:
-    return cosine_BC.gather(1, labels_B[:, None])[:, 0]
-
-
 def _cross_entropy(cosine_BC: Tensor, labels_B: Tensor, *, true_B: Tensor, scale: float) -> Tensor:
-    logits_BC = scale * cosine_BC.scatter(1, labels_B[:, None], true_B[:, None])
-    return F.cross_entropy(logits_BC, labels_B)
+    return F.cross_entropy(scale * with_target(cosine_BC, labels_B, true_B), labels_B)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from distill.methods.base import Batch, Method, MethodSettings, Shard
+from distill.methods.base import Batch, Method, MethodContext, MethodSettings, Shard
 from distill.methods.bridge import BridgeSettings
 from distill.methods.fair_kd import FairKDSettings
 from distill.methods.labelled import LabelledDistillation, LabelledSettings
@@ -23,6 +23,7 @@ __all__ = [
     "LabelledDistillation",
     "LabelledSettings",
     "Method",
+    "MethodContext",
     "MethodSettings",
     "SFaceSettings",
     "Shard",

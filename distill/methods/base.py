@@ -56,6 +56,29 @@ class Batch:
     labels_B: Tensor | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class MethodContext:
+    """What a method is built for.
+
+    Attributes:
+        faces: Where the trial's faces come from.
+        generator: Draws its training faces.
+        teacher: The frozen network of the trial.
+        batch_size: Faces in a batch, over all processes.
+        seed: Of every face that the student is shown.
+        shard: Which part of every batch is this process's.
+        device: Where its faces are to lie.
+    """
+
+    faces: AnyFacesSettings
+    generator: FaceGenerator
+    teacher: Teacher
+    batch_size: int
+    seed: int
+    shard: Shard
+    device: torch.device
+
+
 class Method(ABC):
     """Feeds the training loop. One call of `next_batch` and one of `observe` an optimiser step.
 
@@ -126,15 +149,5 @@ class MethodSettings(Settings, ABC):
         return None
 
     @abstractmethod
-    def build(
-        self,
-        *,
-        faces: AnyFacesSettings,
-        generator: FaceGenerator,
-        teacher: Teacher,
-        batch_size: int,
-        seed: int,
-        shard: Shard,
-        device: torch.device,
-    ) -> Method:
-        """Makes the method around what is known only when a trial runs."""
+    def build(self, context: MethodContext) -> Method:
+        """Makes the method for one trial."""

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from distill.faces import AnyFacesSettings, FaceGenerator, LabelledFaces
+from distill.faces import AnyFacesSettings, LabelledFaces
 from distill.faces.degrade import Degradation
+from distill.faces.pixels import as_floats
 from distill.losses import Need
-from distill.methods.base import Batch, Method, MethodSettings, Shard
+from distill.losses.class_centres import mean_directions
+from distill.methods.base import Batch, Method, MethodContext, MethodSettings
 from distill.teachers import Teacher
 from distill.teachers.adapter import (
     AdapterSettings,
@@ -75,20 +77,16 @@ class LabelledDistillation(Method):
         *,
         view: Degradation | None,
         faces_per_class: int,
-        batch_size: int,
-        seed: int,
-        shard: Shard,
-        device: torch.device,
+        context: MethodContext,
     ):
         self.target, self.num_classes = target.network, faces.num_classes
-        self._num_classes = faces.num_classes
         self.teacher_centre_CD = target.centre_CD
         self._faces, self._embedding_2ND, self._view = faces, target.embedding_2ND, view
         self._first_C = faces.first_images
         self._size_C = torch.bincount(faces.label_N)
         self._faces_per_class = faces_per_class
-        self._batch_size, self._rows = batch_size, shard.rows(batch_size)
-        self._seed, self._device = seed, device
+        self._batch_size, self._rows = context.batch_size, context.shard.rows(context.batch_size)
+        self._seed, self._device = context.seed, context.device
         self._step = 0
 
     def next_batch(self) -> Batch:
@@ -96,7 +94,7 @@ class LabelledDistillation(Method):
         mirror_B = (torch.rand(self._batch_size, generator=self._stream("mirror", self._step)) < 0.5)[
             self._rows
         ]
-        sharp = self._faces.images_NCHW[index_B].to(self._device).float() / 127.5 - 1
+        sharp = as_floats(self._faces.images_NCHW[index_B].to(self._device))
         sharp = torch.where(mirror_B.to(self._device)[:, None, None, None], sharp.flip(-1), sharp)
         images, teacher_images = sharp, None
         if self._view is not None:
@@ -133,7 +131,7 @@ class LabelledDistillation(Method):
     def _choose_by_class(self) -> Tensor:
         rng = self._stream("classes", self._step)
         num_classes = self._batch_size // self._faces_per_class
-        class_P = torch.randperm(self._num_classes, generator=rng)[:num_classes]
+        class_P = torch.randperm(len(self._size_C), generator=rng)[:num_classes]
         # The smallest of as many random numbers as the class has images: distinct ones of each class.
         draw_PM = torch.rand(num_classes, int(self._size_C.max()), generator=rng)
         draw_PM[torch.arange(draw_PM.shape[1]) >= self._size_C[class_P, None]] = torch.inf
@@ -218,29 +216,16 @@ class LabelledSettings(MethodSettings):
             return None
         return Degradation(resolutions_px=(faces.size_px,), out_px=faces.size_px)
 
-    def build(
-        self,
-        *,
-        faces: AnyFacesSettings,
-        generator: FaceGenerator,
-        teacher: Teacher,
-        batch_size: int,
-        seed: int,
-        shard: Shard,
-        device: torch.device,
-    ) -> LabelledDistillation:
-        del generator
+    def build(self, context: MethodContext) -> LabelledDistillation:
+        faces = context.faces
         of_set = self.model_dump_json(exclude={"strategy", "faces_per_class", "adapter"})
         drawn = _kept(("faces", faces.model_dump_json(), of_set), lambda: self.draw(faces))
         return LabelledDistillation(
             drawn,
-            _target(drawn, teacher, self._adapter_in_use(), seed=seed, device=device),
+            _target(drawn, self._adapter_in_use(), context),
             view=self.view(faces),
             faces_per_class=self.faces_per_class,
-            batch_size=batch_size,
-            seed=seed,
-            shard=shard,
-            device=device,
+            context=context,
         )
 
     def _adapter_in_use(self) -> AdapterSettings | None:
@@ -248,15 +233,9 @@ class LabelledSettings(MethodSettings):
         return self.adapter if isinstance(self.adapter, AdapterSettings) and self.transfers else None
 
 
-def _target(
-    faces: LabelledFaces,
-    teacher: Teacher,
-    adapter: AdapterSettings | None,
-    *,
-    seed: int,
-    device: torch.device,
-) -> Target:
+def _target(faces: LabelledFaces, adapter: AdapterSettings | None, context: MethodContext) -> Target:
     """What the student imitates, adapted to the set where that is asked for."""
+    teacher, device = context.teacher, context.device
     key = (faces.digest, teacher.digest, str(device))
     teacher_2ND = _kept(("embeddings", *key), lambda: _embed(faces, teacher, device))
     if adapter is None:
@@ -266,7 +245,7 @@ def _target(
 
     def adapt() -> Target:
         trained, _ = train_adapter(
-            adapter, teacher_2ND[0], faces.label_N, num_classes=faces.num_classes, seed=seed
+            adapter, teacher_2ND[0], faces.label_N, num_classes=faces.num_classes, seed=context.seed
         )
         target_2ND = torch.stack([trained(teacher_ND) for teacher_ND in teacher_2ND])
         return Target(
@@ -275,21 +254,20 @@ def _target(
             centre_CD=class_centres(target_2ND, faces.label_N),
         )
 
-    return _kept(("adapter", *key, adapter.model_dump_json(), seed), adapt)
+    return _kept(("adapter", *key, adapter.model_dump_json(), context.seed), adapt)
 
 
 def class_centres(embedding_2ND: Tensor, label_N: Tensor) -> Tensor:
     """The mean direction of each class's unit embeddings, mirrored ones among them: unit, of shape (C, D)."""
     unit_ND = F.normalize(embedding_2ND, dim=-1).sum(0)
-    centre_CD = torch.zeros(int(label_N.max()) + 1, unit_ND.shape[1]).index_add_(0, label_N, unit_ND)
-    return F.normalize(centre_CD)
+    return mean_directions(unit_ND, label_N, num_classes=int(label_N.max()) + 1)
 
 
 @torch.no_grad()
 def _embed(faces: LabelledFaces, teacher: Teacher, device: torch.device) -> Tensor:
     batches = []
     for images in faces.images_NCHW.split(EMBED_BATCH):
-        sharp = (images.to(device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        sharp = as_floats(images.to(device)).contiguous(memory_format=torch.channels_last)
         batches.append(torch.stack([teacher(sharp), teacher(sharp.flip(-1))]).cpu())
     return torch.cat(batches, dim=1)
 

@@ -13,11 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from distill.faces import AnyFacesSettings, FaceGenerator
 from distill.losses import LossesSettings, RawMSESettings
 from distill.losses.gather import gather
-from distill.methods.base import Batch, Method, MethodSettings, Shard
-from distill.teachers import Teacher
+from distill.methods.base import Batch, Method, MethodContext, MethodSettings
 
 Resampling = Literal["adaptive_w", "constant_w", "adaptive_z", "inverted_w", "off"]
 
@@ -55,27 +53,16 @@ class SynthDistill(Method):
     latents come from a random stream of their own: modes that share a seed explore the same faces.
     """
 
-    def __init__(
-        self,
-        generator: FaceGenerator,
-        teacher: Teacher,
-        *,
-        resampling: Resampling,
-        resampling_coef: float,
-        batch_size: int,
-        seed: int,
-        shard: Shard,
-        device: torch.device,
-    ):
-        self.target = teacher
-        self._generator = generator
+    def __init__(self, context: MethodContext, *, resampling: Resampling, resampling_coef: float):
+        self.target = context.teacher
+        self._generator = context.generator
         self._resampling: Resampling = resampling
         self._resampling_coef = resampling_coef
-        self._batch_size = batch_size
-        self._rows = shard.rows(batch_size)
-        self._device = device
-        self._exploring = torch.Generator().manual_seed(2 * seed)
-        self._varying = torch.Generator().manual_seed(2 * seed + 1)
+        self._batch_size = context.batch_size
+        self._rows = context.shard.rows(context.batch_size)
+        self._device = context.device
+        self._exploring = torch.Generator().manual_seed(2 * context.seed)
+        self._varying = torch.Generator().manual_seed(2 * context.seed + 1)
         self._explored_z: Tensor | None = None
         self._radius_B: Tensor | None = None
 
@@ -140,25 +127,5 @@ class SynthDistillSettings(MethodSettings):
     """The paper's c: how far, in units of W (or Z), the latent of a perfectly matched face moves. 0 is
     not off: it renders the same latents again with new noise."""
 
-    def build(
-        self,
-        *,
-        faces: AnyFacesSettings,
-        generator: FaceGenerator,
-        teacher: Teacher,
-        batch_size: int,
-        seed: int,
-        shard: Shard,
-        device: torch.device,
-    ) -> SynthDistill:
-        del faces
-        return SynthDistill(
-            generator,
-            teacher,
-            resampling=self.resampling,
-            resampling_coef=self.resampling_coef,
-            batch_size=batch_size,
-            seed=seed,
-            shard=shard,
-            device=device,
-        )
+    def build(self, context: MethodContext) -> SynthDistill:
+        return SynthDistill(context, resampling=self.resampling, resampling_coef=self.resampling_coef)

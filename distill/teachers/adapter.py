@@ -29,6 +29,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from distill.errors import DivergenceError
+from distill.losses.class_centres import mean_directions
+from distill.losses.hinton_kl import hinton_kl
 from distill.settings import Settings
 from distill.teachers.base import Teacher
 
@@ -113,18 +115,6 @@ def reprojection(restored_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     return F.mse_loss(restored_BD, teacher_BD)
 
 
-def soft_label(logits_BC: Tensor, teacher_logits_BC: Tensor, *, temperature: float) -> Tensor:
-    """Mean over the batch of T^2 KL(teacher || adapter) between class distributions at temperature T.
-
-    T^2 makes up for the gradient, which shrinks with 1 / T^2.
-
-    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. https://arxiv.org/abs/1503.02531
-    """
-    log_p_BC = F.log_softmax(logits_BC / temperature, dim=1)
-    log_teacher_BC = F.log_softmax(teacher_logits_BC / temperature, dim=1)
-    return temperature**2 * F.kl_div(log_p_BC, log_teacher_BC, log_target=True, reduction="batchmean")
-
-
 def pairwise(z_BK: Tensor, teacher_BD: Tensor) -> Tensor:
     """Mean over all B^2 pairs of the squared difference of cosine similarities, in [0, 4].
 
@@ -166,11 +156,11 @@ class AdapterObjective(nn.Module):
         super().__init__()
         teacher_dim = teacher_ND.shape[1]
         unit_ND = F.normalize(teacher_ND)
-        centre_CD = unit_ND.new_zeros(num_classes, teacher_dim).index_add_(0, label_N, unit_ND)
+        centre_CD = mean_directions(unit_ND, label_N, num_classes=num_classes)
         # One spread for all dimensions: a teacher's directions keep their weights.
         self.register_buffer("mean_D", teacher_ND.mean(0))
         self.register_buffer("spread", teacher_ND.var(0, correction=0).mean().sqrt())
-        self.register_buffer("teacher_centre_CD", F.normalize(centre_CD))
+        self.register_buffer("teacher_centre_CD", centre_CD)
         self.settings = settings
         self.classifier = nn.Linear(settings.width, num_classes, bias=False)
         self.restore = nn.Linear(settings.width, teacher_dim, bias=False)
@@ -215,7 +205,7 @@ class AdapterObjective(nn.Module):
             case "reprojection":
                 return reprojection(self.restore(z_BK), (teacher_BD - self.mean_D) / self.spread)
             case "soft_label":
-                return soft_label(
+                return hinton_kl(
                     logits_BC, self.teacher_logits(teacher_BD), temperature=self.settings.temperature
                 )
             case "pairwise":

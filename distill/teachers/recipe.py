@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from distill.faces import EmbeddedFacesSettings, FaceGenerator, VerificationPairs
 from distill.losses.angles import widened
+from distill.losses.margins.base import target_cosine, with_target
 from distill.students import IResNet
 from distill.teachers import embedded, specialist
 
@@ -72,8 +73,8 @@ def arcface_logits(
 ) -> Tensor:
     """Scaled cosines to every centre, of shape (B, C), the true one's angle widened by the margin."""
     cosine_BC = F.normalize(embedding_BD) @ F.normalize(centre_CD).T
-    true_B = cosine_BC.gather(1, classes_B[:, None])[:, 0]
-    return scale * cosine_BC.scatter(1, classes_B[:, None], widened(true_B, margin_rad)[:, None])
+    target_B = widened(target_cosine(cosine_BC, classes_B), margin_rad)
+    return scale * with_target(cosine_BC, classes_B, target_B)
 
 
 def train_embedded_teacher(

@@ -19,7 +19,7 @@ from distill.evaluation import evaluate_agreement, evaluate_pairs, static_effici
 from distill.losses import LossContext, LossesSettings
 from distill.losses.classifier import MarginClassifier
 from distill.maps import StageMaps, map_shapes
-from distill.methods import Batch
+from distill.methods import Batch, MethodContext
 from distill.outputs import ModelOutputs
 from distill.training.learner import Learner
 from distill.training.parts import IMAGE_LAYOUT, Parts, frozen_parts, moved
@@ -102,7 +102,7 @@ class Trainer:
         self._config = config
         self._parts = parts
         self._process = process
-        self._method = config.method.build(
+        context = MethodContext(
             faces=config.faces,
             generator=parts.generator,
             teacher=parts.teacher,
@@ -111,8 +111,9 @@ class Trainer:
             shard=process.shard,
             device=process.device,
         )
+        self._method = config.method.build(context)
         self._target = self._method.target
-        self.embedding_dim = config.embedding_dim or self._target.embedding_dim
+        self.embedding_dim = config.student_dim()
         self._compares_maps = any("feature_maps" in loss.needs for loss in config.losses_in_use().values())
         self._target_stages = StageMaps(self._target.stages) if self._compares_maps else None
         torch.manual_seed(config.seed)
@@ -120,7 +121,7 @@ class Trainer:
         self.student = self._learner.student
         self._shared = process.share(self._learner)
         self._optimizer = config.optimizer.build(self._learner.parameters())
-        self._agreement_ND = self._target(parts.agreement_faces) if self._same_width else None
+        self._agreement_ND = self._embedded_by_target() if config.imitates_in_full() else None
         # Nothing but a trial that says so measures a student in training on the benchmark.
         self._benchmark = config.faces.benchmark() if config.selection.pairs == "benchmark" else None
         self._step = 0
@@ -211,6 +212,13 @@ class Trainer:
             embedding_BD = self._target(seen)
         return ModelOutputs(embedding=embedding_BD, maps=self._target_stages.maps)
 
+    def _embedded_by_target(self) -> Tensor:
+        """What the target says of the faces that agreement is measured on; the teacher was asked before."""
+        parts = self._parts
+        if self._target is parts.teacher:
+            return parts.agreement_embeddings
+        return self._target(parts.agreement_faces)
+
     def _make_learner(self) -> Learner:
         """Makes all that is trained. The student comes first: its weights depend on the seed alone."""
         config, method, size_px = self._config, self._method, self._config.faces.size_px
@@ -235,10 +243,6 @@ class Trainer:
             losses=LossesSettings.assemble(config.losses_in_use(), context),
             compares_maps=self._compares_maps,
         )
-
-    @property
-    def _same_width(self) -> bool:
-        return self.embedding_dim == self._target.embedding_dim
 
     def _set_learning_rate(self) -> float:
         training = self._config.training

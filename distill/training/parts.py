@@ -28,6 +28,7 @@ class Parts:
         agreement_faces: Generated faces of a fixed seed, on which student and teacher are compared, as the
             teacher sees them.
         student_faces: The same, as the student sees them.
+        agreement_embeddings: The teacher's, of these faces.
     """
 
     generator: FaceGenerator
@@ -35,6 +36,7 @@ class Parts:
     validation: VerificationPairs
     agreement_faces: Tensor
     student_faces: Tensor
+    agreement_embeddings: Tensor
 
 
 def moved(network: Network, device: torch.device) -> Network:
@@ -72,4 +74,5 @@ def _make(faces: AnyFacesSettings, teacher: AnyTeacherSettings, device: torch.de
         validation=faces.validation(),
         agreement_faces=agreement_faces,
         student_faces=captured(agreement_faces, faces.size_px) if reduces else agreement_faces,
+        agreement_embeddings=loaded(agreement_faces),
     )

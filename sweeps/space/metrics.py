@@ -2,6 +2,7 @@
 
 from distill.config import TrialConfig
 from distill.faces.factors import GROUPS
+from distill.training.learner import CLASSIFICATION
 
 _VERIFICATION = ("verification_accuracy", "verification_accuracy_std", "eer", "auc", "tar_at_far_1e-2")
 _BY_GROUP = ("verification_accuracy", "shared_threshold_accuracy")
@@ -26,7 +27,7 @@ _EFFICIENCY = (
 
 def reported_metrics(config: TrialConfig) -> list[str]:
     """Metrics of every epoch of a trial: what may be an objective or a constraint."""
-    terms = [*config.losses_in_use(), *(["classification"] if config.margin_in_use() else [])]
+    terms = [*config.losses_in_use(), *([CLASSIFICATION] if config.margin_in_use() else [])]
     train = ["loss", *(f"loss/{name}" for name in terms)]
     validation = _verification_metrics("validation")
     if config.imitates_in_full():

@@ -96,13 +96,13 @@ def test_a_batch_must_be_as_large_as_its_losses_need() -> None:
 
 def test_losses_of_any_width_take_a_student_of_another_width() -> None:
     trial = config(losses={"only": "rkd"}, embedding_dim=64)
-    assert trial.student_dim(128) == 64
+    assert trial.student_dim() == 64
     assert not trial.imitates_in_full()
 
 
 def test_the_adapter_decides_how_wide_the_imitated_embedding_is() -> None:
     trial = config(method={**LABELLED, "name": "bridge", "adapter": {"name": "linear", "width": 64}})
-    assert trial.target_dim() == trial.student_dim(128) == 64
+    assert trial.target_dim() == trial.student_dim() == 64
     assert trial.imitates_in_full()
 
 

@@ -149,7 +149,12 @@ def train_share() -> Share:
 
 def _few(parts: Parts) -> Parts:
     """Fewer faces of those on which teacher and student are compared after an epoch, which none here is."""
-    return replace(parts, agreement_faces=parts.agreement_faces[:2], student_faces=parts.student_faces[:2])
+    return replace(
+        parts,
+        agreement_faces=parts.agreement_faces[:2],
+        student_faces=parts.student_faces[:2],
+        agreement_embeddings=parts.agreement_embeddings[:2],
+    )
 
 
 def _evaluating(norms: Iterable[nn.Module]) -> None:

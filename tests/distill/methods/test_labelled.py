@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 
 from distill.faces import EmbeddedFacesSettings
-from distill.methods import AnyMethodSettings, Batch, LabelledDistillation, Shard
+from distill.methods import AnyMethodSettings, Batch, LabelledDistillation, MethodContext, Shard
 from distill.methods.fair_kd import FairKDSettings
 from distill.methods.labelled import LabelledSettings, class_centres
 from distill.teachers import EmbeddedTeacherSettings
@@ -24,7 +24,7 @@ def make(
     chosen = {"num_classes": 12, "images_per_class": 4, **settings}
     method = TypeAdapter(AnyMethodSettings).validate_python({"name": name, **chosen})
     assert isinstance(method, LabelledSettings)
-    return method.build(
+    context = MethodContext(
         faces=faces,
         generator=faces.generator(),
         teacher=TEACHER,
@@ -33,6 +33,7 @@ def make(
         shard=shard or Shard(),
         device=torch.device("cpu"),
     )
+    return method.build(context)
 
 
 def batches(method: LabelledDistillation, count: int) -> list[Batch]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.faces import EmbeddedFacesSettings, FaceGenerator
-from distill.methods import Batch, Shard, SynthDistill, SynthDistillSettings, resampling_radius
+from distill.methods import Batch, MethodContext, Shard, SynthDistill, SynthDistillSettings, resampling_radius
 from distill.methods.synthdistill import Resampling
 from distill.teachers import EmbeddedTeacherSettings
 
@@ -26,7 +26,7 @@ def generator() -> FaceGenerator:
 def method_of(
     generator: FaceGenerator, *, shard: Shard | None = None, seed: int = 3, **settings
 ) -> SynthDistill:
-    return SynthDistillSettings(**settings).build(
+    context = MethodContext(
         faces=EmbeddedFacesSettings(size_px=16),
         generator=generator,
         teacher=TEACHER,
@@ -35,6 +35,7 @@ def method_of(
         shard=shard or Shard(),
         device=CPU,
     )
+    return SynthDistillSettings(**settings).build(context)
 
 
 def embeddings(images: Tensor) -> tuple[Tensor, Tensor]:
