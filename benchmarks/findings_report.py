@@ -1,189 +1,29 @@
-"""How the findings are told: the page, its tables and its plots. Verdicts are computed, none is written down.
+"""How the findings are told: the page and its tables. Verdicts are computed, none is written down.
 
-P: pairs, S: students of an arm, one a seed, K: students of all arms, G: demographic groups, C: all pairs and
-then those of each group, R: the benchmark as it is and then its resamples
+R: the benchmark as it is and then its resamples
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.typing import RcKeyType
 from torch import Tensor
 
-from distill.checkpoint import BEST, StudentCard, read_card
-from distill.evaluation import Interval, bootstrap, noise_floor, percentile_interval
-from distill.faces import EmbeddedFacesSettings, VerificationPairs
+from benchmarks.findings_plots import DATA, Resolutions, plot_arms, plot_fair_kd, plot_resolutions
+from benchmarks.findings_statistics import (
+    RESAMPLES,
+    TEACHER,
+    Finding,
+    MeasuredArm,
+    Outcome,
+    estimate,
+    measure,
+)
+from distill.evaluation import Estimate, Interval, noise_floor
+from distill.faces import VerificationPairs
 
-RESAMPLES = 2000
-TEACHER = "teacher"
 Verdict = Literal["reproduced", "contradicted", "not resolved"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One way of training, of which a student is trained for each seed.
-
-    Attributes:
-        name: In tables and plots.
-        settings: Of a `TrialConfig`, less the seed.
-    """
-
-    name: str
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A claim of a paper, and the arms that test it.
-
-    Attributes:
-        key: Names it in files.
-        reference: The arm that the others are compared with.
-        arms: The ways of training.
-        faces: What their students are measured on.
-    """
-
-    key: str
-    reference: str
-    arms: list[Arm]
-    faces: EmbeddedFacesSettings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One student on the benchmark.
-
-    Attributes:
-        metrics: All of `benchmark/`.
-        is_right_P: Whether each of its pairs was judged rightly, at thresholds of the other nine folds.
-        folder: Of the trained student.
-    """
-
-    seed: int
-    metrics: dict[str, float]
-    is_right_P: Tensor
-    folder: Path
-
-    @property
-    def card(self) -> StudentCard:
-        """What the student's own folder says of its training."""
-        return read_card(self.folder / BEST)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A statistic of the benchmark as it is, and where 95% of its resamples lie."""
-
-    value: float
-    interval: Interval
-
-
-def estimate(value_R: Tensor) -> Estimate:
-    """The first entry, and the interval of the others."""
-    return Estimate(value=value_R[0].item(), interval=percentile_interval(value_R[1:]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredArm:
-    """The students of an arm on the benchmark as it is and on every resample.
-
-    Attributes:
-        accuracy_RSC: Of each student, a fraction.
-        share_RS: What each student counts in the arm's mean; sums to 1.
-    """
-
-    accuracy_RSC: Tensor
-    share_RS: Tensor
-
-    @property
-    def accuracy(self) -> Tensor:
-        """Mean over the students of their accuracy on all pairs, of shape (R,)."""
-        return self._mean(self.accuracy_RSC[:, :, 0])
-
-    @property
-    def group_accuracy(self) -> Tensor:
-        """Mean over the students of their accuracy on each group's pairs, of shape (R, G)."""
-        return (self.share_RS[:, :, None] * self.accuracy_RSC[:, :, 1:]).sum(1)
-
-    @property
-    def group_std(self) -> Tensor:
-        """Mean over the students of the groups' population standard deviation, of shape (R,)."""
-        return self._mean(self.accuracy_RSC[:, :, 1:].std(-1, correction=0))
-
-    @property
-    def student_accuracies(self) -> list[float]:
-        return self.accuracy_RSC[0, :, 0].tolist()
-
-    @property
-    def student_group_stds(self) -> list[float]:
-        return self.accuracy_RSC[0, :, 1:].std(-1, correction=0).tolist()
-
-    def _mean(self, value_RS: Tensor) -> Tensor:
-        return (self.share_RS * value_RS).sum(1)
-
-
-def measure(
-    arms: Mapping[str, Sequence[Outcome]],
-    pairs: VerificationPairs,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, MeasuredArm]:
-    """Resamples the people of the benchmark, the same for all arms, and the students of each arm.
-
-    Of S students a resample draws S - 1 with replacement: the variance of their mean is then, on average,
-    that of a mean over S seeds. Drawing S would make it too small, by a third for three seeds. Rao and Wu,
-    "Resampling Inference with Complex Survey Data", JASA 1988.
-    https://doi.org/10.1080/01621459.1988.10478591
-
-    Args:
-        arms: The students of each arm, by its name.
-    """
-    is_right_PK = torch.stack([student.is_right_P for group in arms.values() for student in group], dim=1)
-    accuracy_RKC = _resampled_accuracy(is_right_PK, pairs, resamples=resamples, seed=seed)
-    rng = torch.Generator().manual_seed(seed)
-    sizes = [len(group) for group in arms.values()]
-    return {
-        name: MeasuredArm(accuracy_RSC=accuracy_RSC, share_RS=_drawn_students(size, resamples, rng))
-        for name, size, accuracy_RSC in zip(arms, sizes, accuracy_RKC.split(sizes, dim=1), strict=True)
-    }
-
-
-def _resampled_accuracy(
-    is_right_PK: Tensor, pairs: VerificationPairs, *, resamples: int, seed: int
-) -> Tensor:
-    """Accuracies of shape (R, K, C), float64."""
-    member_PG = F.one_hot(pairs.group_P, len(pairs.group_names)).double()
-    member_PC = F.pad(member_PG, (1, 0), value=1.0)
-    right_PKC = is_right_PK.double()[:, :, None] * member_PC[:, None, :]
-
-    def accuracy(weight_RP: Tensor) -> Tensor:
-        right_RKC = (weight_RP @ right_PKC.flatten(1)).unflatten(1, right_PKC.shape[1:])
-        return right_RKC / (weight_RP @ member_PC)[:, None, :]
-
-    resampled = bootstrap(
-        accuracy,
-        pairs.identity_N[pairs.left_P],
-        pairs.identity_N[pairs.right_P],
-        stratum_P=pairs.group_P,
-        resamples=resamples,
-        seed=seed,
-    )
-    return torch.cat([accuracy(torch.ones(1, len(member_PC), dtype=torch.float64)), resampled])
-
-
-def _drawn_students(size: int, resamples: int, rng: torch.Generator) -> Tensor:
-    """What each student counts, of shape (R, S): all alike at first, then as often as it is drawn."""
-    drawn = torch.randint(size, (resamples, max(1, size - 1)), generator=rng)
-    share_RS = F.one_hot(drawn, size).double().mean(1)
-    return torch.cat([torch.full((1, size), 1 / size, dtype=torch.float64), share_RS])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -445,7 +285,7 @@ def _is_better(measured: Mapping[str, MeasuredArm], better: str, worse: str, *, 
 def _synthdistill(claim: Finding, measured: Mapping[str, MeasuredArm], plots: Path) -> Section:
     student_R, teacher_R = measured[claim.reference].accuracy, measured[TEACHER].accuracy
     others = [arm.name for arm in claim.arms if arm.name != claim.reference]
-    _plot_arms(measured, plots / "synthdistill.png")
+    plot_arms(measured, plots / "synthdistill.png")
     return Section(
         key="synthdistill",
         title="SynthDistill",
@@ -474,7 +314,7 @@ def _sface(claim: Finding, measured: Mapping[str, MeasuredArm], plots: Path) -> 
     combined_R, classification_R = (measured[name].accuracy for name in ("combined", "classification"))
     reduction = estimate(1 - (1 - combined_R) / (1 - classification_R))
     images = claim.arms[0].settings["method"]["images_per_class"]
-    _plot_arms(measured, plots / "sface.png")
+    plot_arms(measured, plots / "sface.png")
     return Section(
         key="sface",
         title="SFace",
@@ -495,7 +335,6 @@ def _sface(claim: Finding, measured: Mapping[str, MeasuredArm], plots: Path) -> 
 
 # 3. Fair KD
 
-DATA = ("authentic", "synthetic", "mixed")
 PairedStatistic = Callable[[MeasuredArm], Tensor]
 
 
@@ -535,7 +374,7 @@ def _fair_kd(
         ("with KD", _points(estimate(gap("with")))),
         ("narrowed by", _points(narrowed)),
     ]
-    _plot_fair_kd(measured, {name: std for name, (std, _) in floors.items()}, plots / "fair_kd.png")
+    plot_fair_kd(measured, {name: std for name, (std, _) in floors.items()}, plots / "fair_kd.png")
     return Section(
         key="fair_kd",
         title="Fair KD",
@@ -626,7 +465,6 @@ def _effects_table(
 
 # 4. Bridge distillation
 
-Resolutions = Mapping[int, tuple[Finding, Mapping[str, MeasuredArm]]]
 BOTH_STEPS = "steps 1 and 2"
 
 
@@ -638,7 +476,7 @@ def _bridge(resolutions: Resolutions, efficiency: Mapping[str, float], plots: Pa
         if size_px < claim.faces.sharp_px:
             rivals.append(TEACHER)
         checks += [_is_better(measured, BOTH_STEPS, rival, where=f"At {size_px} px ") for rival in rivals]
-    _plot_resolutions(resolutions, plots / "bridge.png")
+    plot_resolutions(resolutions, plots / "bridge.png")
     return Section(
         key="bridge",
         title="Bridge distillation",
@@ -692,126 +530,3 @@ def _efficiency_table(efficiency: Mapping[str, float], *, size_px: int) -> str:
         ("faces a second, 128 at a time", speed(128), "934 on a CPU"),
     ]
     return _table(("", f"ours, {size_px} px, float32", "paper"), rows)
-
-
-# Plots
-
-BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#8c8c8c", "#222222"
-"""Okabe and Ito's, which people of any colour vision tell apart."""
-STYLE: dict[RcKeyType, Any] = {
-    "font.size": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.columnspacing": 1.2,
-}
-WIDTH_INCHES = 8
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-
-
-def _bar(
-    axes: Axes, y: float, value_R: Tensor, value_S: Sequence[float], *, colour: str, marker: str
-) -> None:
-    """A mean, its interval and, a little below it, the single students; all in percent."""
-    mean = estimate(100 * value_R)
-    axes.hlines(y, mean.interval.low, mean.interval.high, color=colour, linewidth=2.5)
-    axes.plot(mean.value, y, marker, color=colour, markersize=9)
-    axes.scatter(
-        [100 * value for value in value_S],
-        [y + 0.2] * len(value_S),
-        s=16,
-        color=colour,
-        alpha=0.6,
-        linewidths=0,
-    )
-
-
-def _plot_arms(measured: Mapping[str, MeasuredArm], path: Path) -> None:
-    names = [name for name in measured if name != TEACHER]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_INCHES, 1.4 + 0.6 * len(names)), layout="constrained")
-        axes = figure.subplots()
-        for y, name in enumerate(names):
-            arm = measured[name]
-            _bar(axes, y, arm.accuracy, arm.student_accuracies, colour=BLUE, marker="o")
-        axes.axvline(100 * measured[TEACHER].accuracy[0].item(), color=BLACK, linestyle="--", label=TEACHER)
-        figure.legend(loc="outside upper right")
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel("benchmark accuracy, %")
-        _save(figure, path)
-
-
-def _plot_fair_kd(measured: Mapping[str, MeasuredArm], floors: Mapping[str, float], path: Path) -> None:
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_INCHES, 3.8), layout="constrained")
-        accuracy_axes, std_axes = figure.subplots(1, 2, sharey=True)
-        for row, data in enumerate(DATA):
-            for kd, offset, colour, marker in (("without", -0.25, ORANGE, "s"), ("with", 0.2, BLUE, "o")):
-                arm, y = measured[f"{data}, {kd}"], row + offset
-                look = {"colour": colour, "marker": marker}
-                _bar(accuracy_axes, y, arm.accuracy, arm.student_accuracies, **look)
-                _bar(std_axes, y, arm.group_std, arm.student_group_stds, **look)
-                floor = 100 * floors[f"{data}, {kd}"]
-                std_axes.vlines(floor, y - 0.14, y + 0.26, color=GREY, linewidth=4)
-        teacher = measured[TEACHER]
-        accuracy_axes.axvline(100 * teacher.accuracy[0].item(), color=BLACK, linestyle="--")
-        std_axes.axvline(100 * teacher.group_std[0].item(), color=BLACK, linestyle="--")
-        std_axes.set_xlim(left=0)
-        accuracy_axes.set_yticks(range(len(DATA)), DATA)
-        accuracy_axes.set_ylim(len(DATA) - 0.4, -0.6)
-        for axes, label in ((accuracy_axes, "benchmark accuracy, %"), (std_axes, "STD over groups, points")):
-            axes.grid(axis="y", visible=False)
-            axes.set_xlabel(label)
-        handles = [
-            *accuracy_axes.plot([], [], "s", color=ORANGE, label="without KD"),
-            *accuracy_axes.plot([], [], "o", color=BLUE, label="with KD"),
-            *accuracy_axes.plot([], [], "--", color=BLACK, label=TEACHER),
-            *accuracy_axes.plot([], [], color=GREY, linewidth=4, label="a perfectly fair network"),
-        ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4)
-        _save(figure, path)
-
-
-def _plot_resolutions(resolutions: Resolutions, path: Path) -> None:
-    first = next(iter(resolutions.values()))[0]
-    looks = zip(
-        [TEACHER, *(arm.name for arm in first.arms)],
-        (BLACK, ORANGE, GREEN, BLUE),
-        ("D--", "s-", "^-", "o-"),
-        (-0.75, -0.25, 0.25, 0.75),
-        strict=True,
-    )
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_INCHES, 4.4), layout="constrained")
-        axes = figure.subplots()
-        for name, colour, look, offset in looks:
-            arms = [measured[name] for _, measured in resolutions.values()]
-            means = [estimate(100 * arm.accuracy) for arm in arms]
-            # Side by side, lest intervals of one resolution cover each other.
-            x = [size_px + offset for size_px in resolutions]
-            axes.plot(x, [mean.value for mean in means], look, color=colour, markersize=7, label=name)
-            axes.vlines(
-                x,
-                [m.interval.low for m in means],
-                [m.interval.high for m in means],
-                color=colour,
-                linewidth=2,
-            )
-            if name != TEACHER:
-                for position, arm in zip(x, arms, strict=True):
-                    students = [100 * accuracy for accuracy in arm.student_accuracies]
-                    axes.scatter([position + 0.2] * len(students), students, s=12, color=colour, linewidths=0)
-        axes.set_xticks(list(resolutions))
-        axes.grid(axis="x", visible=False)
-        axes.set_xlabel("side of the faces, px")
-        axes.set_ylabel("benchmark accuracy, %")
-        figure.legend(loc="outside upper center", ncols=4)
-        _save(figure, path)

@@ -12,31 +12,30 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks import findings_report
-from benchmarks.findings_report import Arm, Finding, Outcome
+from benchmarks.findings_statistics import Arm, Finding, Outcome
 from distill.checkpoint import BEST, load_student
 from distill.config import TrialConfig
 from distill.evaluation import (
     embed_pairs,
-    evaluate_pairs,
     measured_efficiency,
+    pair_metrics,
     pair_similarity,
     static_efficiency,
     ten_fold,
 )
 from distill.faces import EmbeddedFacesSettings, VerificationPairs
-from distill.methods import Shard
-from distill.teachers import EmbeddedTeacherSettings, Teacher
+from distill.methods import MethodContext, Shard
+from distill.teachers import EmbeddedTeacherSettings
 from distill.training import train
 
 PROCESSES = 2
@@ -177,8 +176,10 @@ def main() -> None:
         arguments.out,
         claims,
         outcomes,
-        pairs={claim.key: _benchmark(claim.faces) for claim in claims},
-        teachers={claim.key: _teacher_outcome(claim.faces) for claim in claims},
+        pairs={claim.key: _benchmark(claim.faces.size_px, claim.faces.captured_px) for claim in claims},
+        teachers={
+            claim.key: _teacher_outcome(claim.faces.size_px, claim.faces.captured_px) for claim in claims
+        },
         efficiency=_student_efficiency(outcomes[claims[3].key, "steps 1 and 2"][0], RESOLUTIONS_PX[0]),
         scale={
             "seeds": scale.seeds,
@@ -229,7 +230,7 @@ def _outcome(config: TrialConfig, work: Path) -> Outcome:
     if not record.exists():
         train(config, report=lambda metrics, checkpoint: None, directory=folder)
         student, _ = load_student(folder / BEST)
-        metrics, is_right_P = _measure(student, _benchmark(config.faces))
+        metrics, is_right_P = _measure(student, _benchmark(config.faces.size_px, config.faces.captured_px))
         save_file({"is_right": is_right_P}, folder / "is_right.safetensors")
         record.write_text(json.dumps(metrics, indent=2))
     return Outcome(
@@ -240,23 +241,24 @@ def _outcome(config: TrialConfig, work: Path) -> Outcome:
     )
 
 
-def _teacher_outcome(faces: EmbeddedFacesSettings) -> Outcome:
-    teacher: Teacher = EmbeddedTeacherSettings().load()
-    metrics, is_right_P = _measure(teacher, _benchmark(faces))
+@cache
+def _teacher_outcome(size_px: int, captured_px: int | None) -> Outcome:
+    """The teacher on the benchmark for students of these faces."""
+    metrics, is_right_P = _measure(EmbeddedTeacherSettings().load(), _benchmark(size_px, captured_px))
     return Outcome(seed=0, metrics=metrics, is_right_P=is_right_P, folder=Path())
 
 
 def _measure(network: torch.nn.Module, pairs: VerificationPairs) -> tuple[dict[str, float], torch.Tensor]:
     """Metrics on the benchmark, and which of its pairs were judged rightly."""
     similarity_P = pair_similarity(embed_pairs(network, pairs), pairs)
-    metrics = evaluate_pairs(network, pairs, prefix="benchmark")
+    metrics = pair_metrics(similarity_P, pairs, prefix="benchmark")
     return metrics, ten_fold(2 * (1 - similarity_P), pairs.is_genuine_P).is_right
 
 
 def _why_radii_matter_little(outcomes: dict[tuple[str, str], list[Outcome]]) -> str:
     """Compares how far the arms of SynthDistill moved their latents in the end."""
     radius = {
-        mode: _mean(
+        mode: statistics.fmean(
             outcome.card.metrics["train/resampling_radius"] for outcome in outcomes["synthdistill", mode]
         )
         for mode in ("adaptive_w", "constant_w", "inverted_w")
@@ -276,7 +278,7 @@ def _why_step_one_matters_little(claim: Finding, outcomes: dict[tuple[str, str],
     (arm,) = (arm for arm in claim.arms if arm.name == "steps 1 and 2")
     config = TrialConfig.model_validate({**arm.settings, "seed": 0})
     teacher = EmbeddedTeacherSettings().load()
-    method = config.method.build(
+    context = MethodContext(
         faces=config.faces,
         generator=config.faces.generator(),
         teacher=teacher,
@@ -285,10 +287,11 @@ def _why_step_one_matters_little(claim: Finding, outcomes: dict[tuple[str, str],
         shard=Shard(),
         device=torch.device("cpu"),
     )
-    pairs = EmbeddedFacesSettings(size_px=SHARP_PX).benchmark()
+    target = config.method.build(context).target
+    adapted, _ = _measure(target, _benchmark(SHARP_PX, None))
     accuracy = {
-        name: _measure(network, pairs)[0]["benchmark/verification_accuracy"]
-        for name, network in (("raw", teacher), ("adapted", method.target))
+        name: metrics["benchmark/verification_accuracy"]
+        for name, metrics in (("raw", _teacher_outcome(SHARP_PX, None).metrics), ("adapted", adapted))
     }
     return (
         "Does step 1 leave anything better to imitate? On sharp faces of the benchmark the teacher's own "
@@ -299,25 +302,16 @@ def _why_step_one_matters_little(claim: Finding, outcomes: dict[tuple[str, str],
     )
 
 
-def _mean(values: Iterable[float]) -> float:
-    return statistics.fmean(values)
-
-
 def _student_efficiency(outcome: Outcome, size_px: int) -> dict[str, float]:
     """Size and speed of a trained student."""
     student, _ = load_student(outcome.folder / BEST)
     return static_efficiency(student, size_px=size_px) | measured_efficiency(student, size_px=size_px)
 
 
-_benchmarks: dict[str, VerificationPairs] = {}
-
-
-def _benchmark(faces: Any) -> VerificationPairs:
+@cache
+def _benchmark(size_px: int, captured_px: int | None) -> VerificationPairs:
     """The benchmark for students of these faces; drawn once a process."""
-    key = f"{faces.size_px}/{faces.captured_px}"
-    if key not in _benchmarks:
-        _benchmarks[key] = faces.benchmark()
-    return _benchmarks[key]
+    return EmbeddedFacesSettings(size_px=size_px, captured_px=captured_px).benchmark()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import findings_report
-from benchmarks.findings_report import Check, Estimate, Finding, Outcome, measure
+from benchmarks import findings_report, findings_statistics
+from benchmarks.findings_report import Check
+from benchmarks.findings_statistics import Finding, Outcome, measure
 from benchmarks.paper_findings import Scale, findings
-from distill.evaluation import Interval
+from distill.evaluation import Estimate, Interval
 from distill.faces import VerificationPairs
 from distill.faces.pairs import pair_up
 
@@ -199,7 +200,7 @@ def test_intervals_widen_with_the_spread_of_the_seeds(pairs: VerificationPairs) 
         lambda name: measured[name].accuracy,
         lambda name: measured[name].accuracy - measured["reference"].accuracy,
     ):
-        even, uneven = (findings_report.estimate(statistic(name)) for name in ("even", "uneven"))
+        even, uneven = (findings_statistics.estimate(statistic(name)) for name in ("even", "uneven"))
         assert even.value == pytest.approx(uneven.value)
         assert width(uneven.interval) > 1.5 * width(even.interval)
 
@@ -223,7 +224,7 @@ def test_drawn_students_have_the_variance_of_a_mean_over_seeds(pairs: Verificati
 def test_the_same_decisions_differ_by_nothing_on_any_resample(pairs: VerificationPairs) -> None:
     measured = measure({"one": students((40,), pairs), "two": students((40,), pairs)}, pairs, resamples=50)
     assert torch.equal(measured["one"].accuracy, measured["two"].accuracy)
-    assert width(findings_report.estimate(measured["one"].accuracy).interval) > 0
+    assert width(findings_statistics.estimate(measured["one"].accuracy).interval) > 0
 
 
 @pytest.mark.parametrize(
