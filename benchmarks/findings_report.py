@@ -152,7 +152,7 @@ def _opening(
         "> **SMOKE RUN.** These students were trained a tenth as long, one seed an arm. The page shows that\n"
         "> everything runs. **No number and no verdict on it means anything.**"
     )
-    num_people, num_checks = len(pairs.identity_N.unique()), sum(len(section.checks) for section in sections)
+    num_people, num_checks = len(pairs.people().unique()), sum(len(section.checks) for section in sections)
     size = [(name, f"{value:,}") for name, value in scale.items()]
     size += [("identities of the benchmark", f"{num_people:,}"), ("pairs", f"{len(pairs.left_P):,}")]
     summary = [

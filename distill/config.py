@@ -188,6 +188,8 @@ class TrialConfig(Settings):
     def _refusals(self) -> Iterator[str]:
         """What parts have against one another."""
         method, batch_size = self.method, self.training.batch_size
+        if method.needs_generator and not self.faces.draws:
+            yield f"faces must be drawn by a generator for {_chosen(method)}, got {self.faces.name}"
         if self.margin is not None and not method.classifies:
             yield f"margin must not be set where {_chosen(method)} classifies nothing, got {self.margin.name}"
         if self.losses.named() and not method.transfers:

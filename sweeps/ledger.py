@@ -156,7 +156,7 @@ class Ledger(Callback):
             self._datasets[source] = [
                 DatasetRecord(
                     name=f"{faces.name}-training",
-                    digest=faces.generator().digest,
+                    digest=faces.training_digest(),
                     context="training",
                     source=source,
                 ),

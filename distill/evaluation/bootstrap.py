@@ -80,11 +80,16 @@ def bootstrap(
 def bootstrap_pairs(
     statistic: Callable[[Tensor], Tensor], pairs: VerificationPairs, *, resamples: int, seed: int
 ) -> Tensor:
-    """`bootstrap` over the people of `pairs`, each drawn within his demographic group."""
+    """`bootstrap` over the people of `pairs`, each drawn within his demographic group.
+
+    Raises:
+        InputError: If it is unknown who is on the images.
+    """
+    identity_N = pairs.people()
     return bootstrap(
         statistic,
-        pairs.identity_N[pairs.left_P],
-        pairs.identity_N[pairs.right_P],
+        identity_N[pairs.left_P],
+        identity_N[pairs.right_P],
         stratum_P=pairs.group_P,
         resamples=resamples,
         seed=seed,

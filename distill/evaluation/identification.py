@@ -129,7 +129,7 @@ def identification_metrics(unit_ND: Tensor, pairs: VerificationPairs, *, prefix:
     Args:
         unit_ND: Unit embeddings of the images of `pairs`, from `embed_pairs`.
     """
-    unit_ND, identity_N = unit_ND.cpu(), pairs.identity_N
+    unit_ND, identity_N = unit_ND.cpu(), pairs.people()
     metrics = {f"rank_{rank}": rank_accuracy(unit_ND, identity_N, rank=rank) for rank in RANKS}
     num_non_mated = int((~_is_enrolled(identity_N, 0.5)).sum())
     if (k := finest_far(num_non_mated)) is not None:

@@ -15,6 +15,7 @@ N: reference images, M: probe images, P: pairs, I: impostor pairs, D: width of t
 
 import math
 import random
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,15 +37,19 @@ class LabelledImages(Protocol):
     """Images of known classes.
 
     Attributes:
-        images_NCHW: RGB, uint8, of shape (N, 3, H, H).
+        images: The N images, in memory or in a store.
         label_N: The class of each image, int64. Synthetic class k was generated from authentic identity k.
     """
 
     @property
-    def images_NCHW(self) -> Tensor: ...  # noqa: N802
+    def images(self) -> Sized: ...
 
     @property
     def label_N(self) -> Tensor: ...  # noqa: N802
+
+    def read(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Images by index, RGB, uint8, (B, 3, H, H), and the indices of those that were read."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +230,9 @@ def evaluate_privacy(
             f"the embedder of privacy must not be the teacher, both have sha256 {teacher_digest}"
         )
     for name, images in (("authentic", authentic), ("synthetic", synthetic)):
-        if len(images.images_NCHW) != len(images.label_N):
+        if len(images.images) != len(images.label_N):
             raise InputError(
-                f"the {name} set needs a label for each of its {len(images.images_NCHW)} images, "
+                f"the {name} set needs a label for each of its {len(images.images)} images, "
                 f"got {len(images.label_N)}"
             )
     comparisons = {
@@ -261,9 +266,8 @@ def evaluate_privacy(
 
 
 def _embedded(embedder: nn.Module, images: LabelledImages, *, name: str, batch_size: int) -> Tensor:
-    unit_ND = embed_images(
-        embedder, images.images_NCHW, batch_size=batch_size, faces=f"faces of the {name} set"
-    )
+    images_NCHW, _ = images.read(torch.arange(len(images.label_N)))
+    unit_ND = embed_images(embedder, images_NCHW, batch_size=batch_size, faces=f"faces of the {name} set")
     return unit_ND.cpu().double()
 
 

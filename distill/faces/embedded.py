@@ -10,10 +10,9 @@ B: batch, Z: entries of z, W: entries of w, I: identity factors, G: groups
 import dataclasses
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from distill.faces import factors, portrait
@@ -21,16 +20,17 @@ from distill.faces.base import FaceGenerator
 from distill.faces.degrade import captured
 from distill.faces.factors import FACTORS, GROUPS, NUM_IDENTITY_FACTORS, POSITIONS
 from distill.faces.labelled import LabelledFaces, draw_labelled, joined
-from distill.faces.pairs import VerificationPairs, pair_up
+from distill.faces.pairs import NUM_FOLDS, VerificationPairs, pair_up
 from distill.faces.pixels import as_bytes, as_floats
 from distill.faces.portrait import Portrait
-from distill.settings import Settings
+from distill.faces.settings import FacesSettings, PairFacts
 
 # Three lots of people that never meet.
 TRAINING_IDENTITIES = range(1_000_000)
 VALIDATION_IDENTITIES = range(1_000_000, 2_000_000)
 BENCHMARK_IDENTITIES = range(2_000_000, 3_000_000)
-
+VALIDATION_PAIRS_PER_FOLD, BENCHMARK_PAIRS_PER_FOLD = 320, 600
+AGREEMENT_SEED = 20_230_814  # fixed: every trial's agreement is measured on the same faces
 
 EDITION = 1
 """Raised whenever a change of the code changes a face: the shipped teacher was trained on one edition."""
@@ -155,46 +155,25 @@ def _check_range(name: str, index_B: Tensor, end: int) -> None:
         raise ValueError(f"{name} must lie in [0, {end}), got {low} to {high}")
 
 
-class EmbeddedFacesSettings(Settings):
+class EmbeddedFacesSettings(FacesSettings):
     """Faces of the embedded world, which need no download. Evaluation is always on its authentic domain."""
+
+    draws: ClassVar[bool] = True
 
     name: Literal["embedded"] = "embedded"
     domain: Literal["synthetic", "authentic"] = "synthetic"
     """Where training faces come from: a generator's faces, or photographs. A method that mixes both says
     itself how much of each it takes."""
-    size_px: int = Field(default=32, ge=16, le=112)
-    """Side of the student's faces, in training and evaluation."""
-    captured_px: int | None = Field(default=None, ge=16, le=112)
-    """Side of the photographs, at least `size_px`, that are reduced to `size_px` for the student. A method of
-    paired views shows them to the teacher as they are. Unset: `size_px`, and nothing is reduced."""
 
-    @model_validator(mode="after")
-    def _nothing_is_enlarged(self) -> Self:
-        if self.captured_px is not None and self.captured_px < self.size_px:
-            raise ValueError(f"captured_px must be at least size_px ({self.size_px}), got {self.captured_px}")
-        return self
-
-    @property
-    def sharp_px(self) -> int:
-        """Side of the faces before anything is reduced."""
-        return self.captured_px or self.size_px
+    def training_digest(self) -> str:
+        return self.generator().digest
 
     def generator(self) -> EmbeddedFaces:
-        """Draws training faces of `size_px`; its identities are in neither set of pairs."""
         return EmbeddedFaces(domain=self.domain, size_px=self.size_px)
-
-    def sharp_generator(self) -> EmbeddedFaces:
-        """`generator`, of `sharp_px`."""
-        return EmbeddedFaces(domain=self.domain, size_px=self.sharp_px)
 
     def labelled(
         self, *, num_classes: int, images_per_class: int, authentic: bool | None = None
     ) -> LabelledFaces:
-        """A set of training identities, of `sharp_px`.
-
-        Args:
-            authentic: Whether photographs are taken; None: as `domain` says.
-        """
         if authentic is None:
             authentic = self.domain == "authentic"
         classes_C = torch.arange(num_classes)
@@ -203,15 +182,6 @@ class EmbeddedFacesSettings(Settings):
     def mixed(
         self, *, num_classes: int, authentic_share: float, images_per_class: int, synthetic_per_class: int
     ) -> LabelledFaces:
-        """A set of which a share of each group's identities are photographed, and the others generated.
-
-        No identity is in both parts.
-
-        Args:
-            authentic_share: Share of the identities, in [0, 1].
-            images_per_class: Of each photographed identity.
-            synthetic_per_class: Of each generated one.
-        """
         classes_C = torch.arange(num_classes)
         group_C = EmbeddedFaces(domain="authentic", size_px=self.sharp_px).group_of_classes(classes_C)
         authentic_C = _stratified(group_C, authentic_share)
@@ -225,16 +195,38 @@ class EmbeddedFacesSettings(Settings):
         ]
         return joined(parts)
 
+    @torch.no_grad()
+    def agreement_faces(self, number: int) -> Tensor:
+        rng = torch.Generator().manual_seed(AGREEMENT_SEED)
+        generator = EmbeddedFaces(domain=self.domain, size_px=self.sharp_px)
+        z = torch.randn(number, generator.z_dim, generator=rng)
+        noise = torch.rand(number, generator=rng)
+        return generator.synthesis(generator.mapping(z), noise_B=noise)
+
+    def pair_facts(self, of: Literal["validation", "benchmark"]) -> PairFacts:
+        pairs_per_fold = {"validation": VALIDATION_PAIRS_PER_FOLD, "benchmark": BENCHMARK_PAIRS_PER_FOLD}[of]
+        return PairFacts(
+            group_names=tuple(group.name for group in GROUPS), num_impostors=NUM_FOLDS * pairs_per_fold // 2
+        )
+
     def validation(self) -> VerificationPairs:
         """Pairs that trials are ranked on: 3,200 of 160 people."""
         return self._pairs(
-            "validation", VALIDATION_IDENTITIES, people_per_group=40, pairs_per_fold=320, seed=1
+            "validation",
+            VALIDATION_IDENTITIES,
+            people_per_group=40,
+            pairs_per_fold=VALIDATION_PAIRS_PER_FOLD,
+            seed=1,
         )
 
     def benchmark(self) -> VerificationPairs:
         """Pairs for what was selected: 6,000 of 400 other people."""
         return self._pairs(
-            "benchmark", BENCHMARK_IDENTITIES, people_per_group=100, pairs_per_fold=600, seed=2
+            "benchmark",
+            BENCHMARK_IDENTITIES,
+            people_per_group=100,
+            pairs_per_fold=BENCHMARK_PAIRS_PER_FOLD,
+            seed=2,
         )
 
     def _pairs(

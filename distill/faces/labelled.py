@@ -1,4 +1,4 @@
-"""Sets of faces whose identities are known, drawn once and kept: what labelled distillation trains on.
+"""Sets of faces whose identities are known: what labelled distillation trains on.
 
 N: images, C: classes, Z: width of the generator's latent
 """
@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from distill.errors import InputError
 from distill.faces.base import FaceGenerator
 from distill.faces.pixels import as_bytes
+from distill.faces.store import ImageStore
 
 NUM_SHARED_LATENTS = 1000
 RENDER_BATCH = 256
@@ -21,7 +23,7 @@ class LabelledFaces:
     """Images of C people, several of each.
 
     Attributes:
-        images_NCHW: RGB, uint8, of shape (N, 3, H, H).
+        images: RGB, uint8, of shape (N, 3, H, H); or a store, where they are read when they are needed.
         label_N: Who is on each image, int64 in [0, C). Every class has images, and they lie together.
         group_N: Demographic group of each image, int64.
         authentic_N: Whether each image stands for a photograph, bool; the others are generated.
@@ -29,7 +31,7 @@ class LabelledFaces:
         digest: SHA-256 of images and labels.
     """
 
-    images_NCHW: Tensor
+    images: Tensor | ImageStore
     label_N: Tensor
     group_N: Tensor
     authentic_N: Tensor
@@ -38,12 +40,44 @@ class LabelledFaces:
 
     def __post_init__(self) -> None:
         content = hashlib.sha256()
-        for tensor in (self.images_NCHW, self.label_N):
-            content.update(tensor.contiguous().numpy().tobytes())
+        if isinstance(self.images, ImageStore):
+            content.update(self.images.digest.encode())
+        else:
+            content.update(self.images.contiguous().numpy().tobytes())
+        content.update(self.label_N.contiguous().numpy().tobytes())
         object.__setattr__(self, "digest", content.hexdigest())
 
     def __len__(self) -> int:
         return len(self.label_N)
+
+    def read(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Images by index; one that cannot be read is replaced by the next one of its class that can be.
+
+        Returns:
+            The images, RGB, uint8, of shape (B, 3, H, H), and the indices (B,) of those that were read, which
+            labels and embeddings go by.
+
+        Raises:
+            InputError: If no image of a class can be read, or more images of a store than it allows.
+        """
+        if not isinstance(self.images, ImageStore):
+            return self.images[index_B], index_B
+        images, readable_B = self.images.read(index_B)
+        if not readable_B.all():
+            index_B = index_B.clone()
+            for place in (~readable_B).nonzero().squeeze(1).tolist():
+                images[place], index_B[place] = self._substitute(int(index_B[place]))
+        return images, index_B
+
+    def _substitute(self, index: int) -> tuple[Tensor, int]:
+        """The next image of the same class that can be read, from its first one on after its last."""
+        assert isinstance(self.images, ImageStore)
+        own_M = (self.label_N == self.label_N[index]).nonzero().squeeze(1)
+        for other in torch.cat([own_M[own_M > index], own_M[own_M < index]]).split(1):
+            image, readable = self.images.read(other)
+            if readable:
+                return image[0], int(other)
+        raise InputError(f"none of the {len(own_M)} images of class {int(self.label_N[index])} can be read")
 
     @property
     def num_classes(self) -> int:
@@ -57,18 +91,23 @@ class LabelledFaces:
 
 
 def joined(parts: list[LabelledFaces]) -> LabelledFaces:
-    """Several sets as one. No person of one is in another: their classes are numbered on.
+    """Several sets of images in memory as one. No person of one is in another: classes are numbered on.
 
     Raises:
         ValueError: If the sets differ in their groups or in the size of their images.
     """
-    first = parts[0]
-    for part in parts[1:]:
-        if (part.group_names, part.images_NCHW.shape[1:]) != (first.group_names, first.images_NCHW.shape[1:]):
-            raise ValueError("sets of faces can only be joined where groups and sizes agree")
+    first, images = parts[0], [part.images for part in parts]
+    in_memory = [image for image in images if isinstance(image, Tensor)]
+    sizes = {tuple(image.shape[1:]) for image in in_memory}
+    if (
+        len(in_memory) < len(parts)
+        or len(sizes) > 1
+        or {part.group_names for part in parts} != {first.group_names}
+    ):
+        raise ValueError("sets of faces can only be joined in memory, where groups and sizes agree")
     starts = [0, *torch.tensor([part.num_classes for part in parts]).cumsum(0).tolist()]
     return LabelledFaces(
-        images_NCHW=torch.cat([part.images_NCHW for part in parts]),
+        images=torch.cat(in_memory),
         label_N=torch.cat([part.label_N + start for part, start in zip(parts, starts, strict=False)]),
         group_N=torch.cat([part.group_N for part in parts]),
         authentic_N=torch.cat([part.authentic_N for part in parts]),
@@ -121,7 +160,7 @@ def draw_labelled(
         )
     ]
     return LabelledFaces(
-        images_NCHW=torch.cat(images).cpu(),
+        images=torch.cat(images).cpu(),
         label_N=torch.arange(len(classes_C)).repeat_interleave(images_per_class),
         group_N=group_C.repeat_interleave(images_per_class),
         authentic_N=torch.full((len(class_N),), authentic),

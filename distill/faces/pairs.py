@@ -9,21 +9,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from distill.errors import InputError
+
 NUM_FOLDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationPairs:
-    """Pairs of images in ten contiguous folds of equal size, each half genuine.
+    """Pairs of images in ten contiguous folds.
 
     Attributes:
         name: Prefix of the metrics measured on it, e.g. `benchmark`.
         images_NCHW: RGB, uint8, of shape (N, 3, H, H).
         left_P, right_P: The two images of each pair, as int64 indices.
         is_genuine_P: Whether both are of one person, bool.
-        group_P: Demographic group of each pair, int64; both people belong to it.
-        group_names: What `group_P` indexes.
-        identity_N: Who is on each image, int64.
+        group_P: Demographic group of each pair, int64; both people belong to it. All zeros without groups.
+        group_names: What `group_P` indexes; empty without groups.
+        identity_N: Who is on each image, int64; None where a benchmark does not tell.
         digest: SHA-256 of images and pairs.
     """
 
@@ -34,7 +36,7 @@ class VerificationPairs:
     is_genuine_P: Tensor
     group_P: Tensor
     group_names: tuple[str, ...]
-    identity_N: Tensor
+    identity_N: Tensor | None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,6 +44,16 @@ class VerificationPairs:
         for tensor in (self.images_NCHW, self.left_P, self.right_P, self.is_genuine_P, self.group_P):
             content.update(tensor.contiguous().numpy().tobytes())
         object.__setattr__(self, "digest", content.hexdigest())
+
+    def people(self) -> Tensor:
+        """Who is on each image, for what cannot do without.
+
+        Raises:
+            InputError: If that is unknown.
+        """
+        if self.identity_N is None:
+            raise InputError(f"{self.name} does not say who is on its images, which this measurement needs")
+        return self.identity_N
 
 
 def pair_up(

@@ -62,7 +62,7 @@ class MethodContext:
 
     Attributes:
         faces: Where the trial's faces come from.
-        generator: Draws its training faces.
+        generator: Draws its training faces; None where they are read.
         teacher: The frozen network of the trial.
         batch_size: Faces in a batch, over all processes.
         seed: Of every face that the student is shown.
@@ -71,7 +71,7 @@ class MethodContext:
     """
 
     faces: AnyFacesSettings
-    generator: FaceGenerator
+    generator: FaceGenerator | None
     teacher: Teacher
     batch_size: int
     seed: int
@@ -128,6 +128,9 @@ class MethodSettings(Settings, ABC):
     def offers(self) -> frozenset[Need]:
         """What losses may count on beside embeddings."""
         return frozenset({"feature_maps"})
+
+    needs_generator: ClassVar[bool] = False
+    """Whether it draws its faces itself, as it goes."""
 
     @property
     def classifies(self) -> bool:

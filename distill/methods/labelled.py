@@ -21,6 +21,7 @@ from torch import Tensor
 from distill.faces import AnyFacesSettings, LabelledFaces
 from distill.faces.degrade import Degradation
 from distill.faces.pixels import as_floats
+from distill.faces.store import ImageStore
 from distill.losses import Need
 from distill.losses.class_centres import mean_directions
 from distill.methods.base import Batch, Method, MethodContext, MethodSettings
@@ -88,13 +89,16 @@ class LabelledDistillation(Method):
         self._batch_size, self._rows = context.batch_size, context.shard.rows(context.batch_size)
         self._seed, self._device = context.seed, context.device
         self._step = 0
+        self._turn, self._order_N = -1, torch.empty(0, dtype=torch.long)
 
     def next_batch(self) -> Batch:
-        index_B = self._choose()[self._rows]
+        images, index_B = self._faces.read(self._choose(self._step)[self._rows])
+        if isinstance(self._faces.images, ImageStore):
+            self._faces.images.expect(self._choose(self._step + 1)[self._rows])
         mirror_B = (torch.rand(self._batch_size, generator=self._stream("mirror", self._step)) < 0.5)[
             self._rows
         ]
-        sharp = as_floats(self._faces.images_NCHW[index_B].to(self._device))
+        sharp = as_floats(images.to(self._device))
         sharp = torch.where(mirror_B.to(self._device)[:, None, None, None], sharp.flip(-1), sharp)
         images, teacher_images = sharp, None
         if self._view is not None:
@@ -119,17 +123,18 @@ class LabelledDistillation(Method):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._step = state["step"]
 
-    def _choose(self) -> Tensor:
-        """The images of the whole batch, over all processes."""
+    def _choose(self, step: int) -> Tensor:
+        """The images of a step's whole batch, over all processes."""
         if self._faces_per_class > 1:
-            return self._choose_by_class()
-        steps_per_pass = len(self._faces) // self._batch_size
-        turn, step = divmod(self._step, steps_per_pass)
-        order_N = torch.randperm(len(self._faces), generator=self._stream("order", turn))
-        return order_N[step * self._batch_size :][: self._batch_size]
+            return self._choose_by_class(step)
+        turn, place = divmod(step, len(self._faces) // self._batch_size)
+        if turn != self._turn:
+            self._order_N = torch.randperm(len(self._faces), generator=self._stream("order", turn))
+            self._turn = turn
+        return self._order_N[place * self._batch_size :][: self._batch_size]
 
-    def _choose_by_class(self) -> Tensor:
-        rng = self._stream("classes", self._step)
+    def _choose_by_class(self, step: int) -> Tensor:
+        rng = self._stream("classes", step)
         num_classes = self._batch_size // self._faces_per_class
         class_P = torch.randperm(len(self._size_C), generator=rng)[:num_classes]
         # The smallest of as many random numbers as the class has images: distinct ones of each class.
@@ -266,7 +271,8 @@ def class_centres(embedding_2ND: Tensor, label_N: Tensor) -> Tensor:
 @torch.no_grad()
 def _embed(faces: LabelledFaces, teacher: Teacher, device: torch.device) -> Tensor:
     batches = []
-    for images in faces.images_NCHW.split(EMBED_BATCH):
+    for index_B in torch.arange(len(faces)).split(EMBED_BATCH):
+        images, _ = faces.read(index_B)
         sharp = as_floats(images.to(device)).contiguous(memory_format=torch.channels_last)
         batches.append(torch.stack([teacher(sharp), teacher(sharp.flip(-1))]).cpu())
     return torch.cat(batches, dim=1)

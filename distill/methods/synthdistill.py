@@ -55,6 +55,7 @@ class SynthDistill(Method):
 
     def __init__(self, context: MethodContext, *, resampling: Resampling, resampling_coef: float):
         self.target = context.teacher
+        assert context.generator is not None, "the method needs a generator, which the config checks"
         self._generator = context.generator
         self._resampling: Resampling = resampling
         self._resampling_coef = resampling_coef
@@ -118,6 +119,7 @@ class SynthDistill(Method):
 class SynthDistillSettings(MethodSettings):
     """Label-free distillation on generated faces. No real image and no identity label is used."""
 
+    needs_generator: ClassVar[bool] = True
     published_losses: ClassVar[LossesSettings] = LossesSettings(raw_mse=RawMSESettings())
 
     name: Literal["synthdistill"] = "synthdistill"

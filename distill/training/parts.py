@@ -14,7 +14,6 @@ IMAGE_LAYOUT = torch.channels_last
 """How images and weights lie in memory: with their channels together a step takes a fifth less time."""
 Network = TypeVar("Network", bound=nn.Module)
 AGREEMENT_FACES = 512
-AGREEMENT_SEED = 20_230_814  # fixed: every trial's agreement is measured on the same faces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +21,16 @@ class Parts:
     """What trials share and none changes.
 
     Attributes:
-        generator: Makes the training faces.
+        generator: Makes the training faces; None where they are read.
         teacher: Is imitated.
         validation: Pairs of held-out identities, on which trials are ranked.
-        agreement_faces: Generated faces of a fixed seed, on which student and teacher are compared, as the
+        agreement_faces: Faces on which student and teacher are compared, the same for all trials, as the
             teacher sees them.
         student_faces: The same, as the student sees them.
         agreement_embeddings: The teacher's, of these faces.
     """
 
-    generator: FaceGenerator
+    generator: FaceGenerator | None
     teacher: Teacher
     validation: VerificationPairs
     agreement_faces: Tensor
@@ -59,17 +58,12 @@ _warm: dict[tuple[str, str, str], Parts] = {}
 
 
 def _make(faces: AnyFacesSettings, teacher: AnyTeacherSettings, device: torch.device) -> Parts:
-    generator = faces.generator().to(device)
-    rng = torch.Generator().manual_seed(AGREEMENT_SEED)
-    z = torch.randn(AGREEMENT_FACES, generator.z_dim, generator=rng)
-    noise = torch.rand(AGREEMENT_FACES, generator=rng)
+    generator = faces.generator()
     loaded = moved(teacher.load(), device)
-    sharp = faces.sharp_generator().to(device)
-    with torch.no_grad():
-        agreement_faces = sharp.synthesis(sharp.mapping(z.to(device)), noise_B=noise.to(device))
+    agreement_faces = faces.agreement_faces(AGREEMENT_FACES).to(device)
     reduces = faces.sharp_px != faces.size_px
     return Parts(
-        generator=generator,
+        generator=None if generator is None else generator.to(device),
         teacher=loaded,
         validation=faces.validation(),
         agreement_faces=agreement_faces,

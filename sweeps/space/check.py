@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distill.config import TrialConfig
+from distill.errors import InputError
 from sweeps.space.metrics import changes_in_training, gate_metrics, reported_metrics
 from sweeps.space.model import SearchSpace, trial_config
 from sweeps.space.names import claim_against
@@ -35,7 +36,7 @@ def check(space: SearchSpace, *, unread: frozenset[str] = frozenset()) -> list[P
         problems += found
     trials = _Trials(space.model_copy(update={"parameters": sound}))
     problems += trials.problems()
-    return [*problems, *_check_metrics(space, trials.reported)]
+    return [*problems, *_check_metrics(space, trials)]
 
 
 def _check_base(space: SearchSpace) -> Iterator[Problem]:
@@ -106,7 +107,8 @@ def _check_conditions(space: SearchSpace, name: str, *, unread: frozenset[str]) 
                 yield Problem(path, f"must be among the choices of {other} ({choices}), got {shown(value)}")
 
 
-def _check_metrics(space: SearchSpace, reported: list[str]) -> Iterator[Problem]:
+def _check_metrics(space: SearchSpace, trials: "_Trials") -> Iterator[Problem]:
+    reported = trials.reported
     metrics = [objective.metric for objective in space.objectives]
     for index, metric in enumerate(metrics):
         path = ("objectives", index, "metric")
@@ -119,7 +121,7 @@ def _check_metrics(space: SearchSpace, reported: list[str]) -> Iterator[Problem]
     for index, constraint in enumerate(space.constraints):
         yield from _check_metric(("constraints", index, "metric"), constraint.metric, reported, space)
     for index, gate in enumerate(space.promotion.gates if space.promotion else ()):
-        yield from _check_metric(("promotion", "gates", index, "metric"), gate.metric, gate_metrics(), space)
+        yield from _check_metric(("promotion", "gates", index, "metric"), gate.metric, trials.gates, space)
 
 
 def _check_metric(path: KeyPath, metric: str, known: list[str], space: SearchSpace) -> Iterator[Problem]:
@@ -164,10 +166,12 @@ class _Trials:
 
     Attributes:
         reported: The metrics that all of them report.
+        gates: The metrics that are known of each of them when it is to be promoted.
     """
 
     def __init__(self, space: SearchSpace):
         self.reported: list[str] = []
+        self.gates: list[str] = []
         self._space = space
         self._seen: set[Problem] = set()
 
@@ -182,10 +186,18 @@ class _Trials:
             for route, value, edge in product(_routes(self._space, name), parameter.ends(), (0, -1)):
                 for problem in self._new_refusals(self._point({**route, name: value}, edge)):
                     yield _blamed(problem, name, value)
+        self.gates = self.gates or self._gates_of_base()
 
     def _point(self, pinned: Mapping[str, Any], edge: int) -> dict[str, Any]:
         """The pinned values, and the first or last of every other parameter that exists beside them."""
         return self._space.point(lambda name, parameter: pinned.get(name, parameter.ends()[edge]))
+
+    def _gates_of_base(self) -> list[str]:
+        """What the faces of base alone say, for where no trial can be made; nothing if they are wrong too."""
+        try:
+            return gate_metrics(trial_config({"faces": self._space.base.get("faces", {})}).faces)
+        except (ValidationError, InputError):
+            return []
 
     def _to_blame(self, problem: Problem, point: Mapping[str, Any], edge: int) -> str | None:
         """The parameter it is about, or the first with an end at which it is gone; None: base is at fault."""
@@ -199,21 +211,28 @@ class _Trials:
 
     def _new_refusals(self, values: Mapping[str, Any]) -> list[Problem]:
         """What is wrong with the trial at a point and was not with those before it."""
-        problems, metrics = self._refusals(values)
-        if metrics:
-            self.reported = [metric for metric in self.reported or metrics if metric in metrics]
+        problems, config = self._refusals(values)
+        if config is not None:
+            self.reported = _common(self.reported, reported_metrics(config))
+            self.gates = _common(self.gates, gate_metrics(config.faces))
         fresh = [p for p in problems if p not in self._seen and p.path[:1] != (_SELECTION,)]
         self._seen.update(fresh)
         return fresh
 
-    def _refusals(self, values: Mapping[str, Any]) -> tuple[list[Problem], list[str]]:
-        """What is wrong with the trial at a point, and the metrics it reports where it can be made."""
+    def _refusals(self, values: Mapping[str, Any]) -> tuple[list[Problem], TrialConfig | None]:
+        """What is wrong with the trial at a point, and the trial where it can be made."""
         settings = self._space.trial_settings(values)
         try:
             config = trial_config(settings)
         except ValidationError as error:
-            return problems_of(error, settings, TrialConfig), []
-        return list(_refusals_of_the_sweep(self._space, config)), reported_metrics(config)
+            return problems_of(error, settings, TrialConfig), None
+        problems = list(_refusals_of_the_sweep(self._space, config))
+        try:
+            for pairs in ("validation", "benchmark"):
+                config.faces.pair_facts(pairs)
+        except InputError as error:
+            return [*problems, Problem(("faces",), f"{REFUSED}{error}")], None
+        return problems, config
 
     def _placed(self, problem: Problem) -> Problem:
         """Finds which key of the file a refused setting stems from."""
@@ -221,6 +240,11 @@ class _Trials:
         if name in self._space.parameters:
             return Problem(("parameters", name), problem.claim)
         return Problem(("base", *problem.path), problem.claim)
+
+
+def _common(metrics: list[str], others: list[str]) -> list[str]:
+    """Those of `metrics` that are among `others` too; all others where there are none yet."""
+    return [metric for metric in metrics or others if metric in others]
 
 
 def _blamed(problem: Problem, name: str, value: Any) -> Problem:

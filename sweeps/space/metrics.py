@@ -1,10 +1,12 @@
 """Which metrics a trial reports, so that a search for any other is refused before it costs anything."""
 
 from distill.config import TrialConfig
-from distill.faces.factors import GROUPS
+from distill.evaluation.verification import finest_far
+from distill.faces import AnyFacesSettings
+from distill.faces.settings import PairFacts
 from distill.training.learner import CLASSIFICATION
 
-_VERIFICATION = ("verification_accuracy", "verification_accuracy_std", "eer", "auc", "tar_at_far_1e-2")
+_VERIFICATION = ("verification_accuracy", "verification_accuracy_std", "eer", "auc")
 _BY_GROUP = ("verification_accuracy", "shared_threshold_accuracy")
 _FAIRNESS = tuple(
     f"fairness/{name}"
@@ -29,18 +31,18 @@ def reported_metrics(config: TrialConfig) -> list[str]:
     """Metrics of every epoch of a trial: what may be an objective or a constraint."""
     terms = [*config.losses_in_use(), *([CLASSIFICATION] if config.margin_in_use() else [])]
     train = ["loss", *(f"loss/{name}" for name in terms)]
-    validation = _verification_metrics("validation")
+    validation = _verification_metrics("validation", config.faces.pair_facts("validation"))
     if config.imitates_in_full():
         train.append("similarity")
         validation += [f"validation/{name}" for name in _AGREEMENT]
     if config.selection.pairs == "benchmark":
-        validation += _verification_metrics("benchmark")
+        validation += _verification_metrics("benchmark", config.faces.pair_facts("benchmark"))
     return [*validation, *(f"train/{name}" for name in train), *_EFFICIENCY]
 
 
-def gate_metrics() -> list[str]:
+def gate_metrics(faces: AnyFacesSettings) -> list[str]:
     """Metrics that are known of a candidate for promotion, which only then meets the benchmark."""
-    return [*_verification_metrics("benchmark"), *_EFFICIENCY]
+    return [*_verification_metrics("benchmark", faces.pair_facts("benchmark")), *_EFFICIENCY]
 
 
 def changes_in_training(metric: str) -> bool:
@@ -48,6 +50,10 @@ def changes_in_training(metric: str) -> bool:
     return not metric.startswith("efficiency/")
 
 
-def _verification_metrics(prefix: str) -> list[str]:
-    groups = [f"{name}_{group.name}" for name in _BY_GROUP for group in GROUPS]
-    return [f"{prefix}/{name}" for name in (*_VERIFICATION, *groups, *_FAIRNESS)]
+def _verification_metrics(prefix: str, facts: PairFacts) -> list[str]:
+    names = [*_VERIFICATION, *(f"{name}_{group}" for name in _BY_GROUP for group in facts.group_names)]
+    if (k := finest_far(facts.num_impostors)) is not None:
+        names.append(f"tar_at_far_1e-{k}")
+    if len(facts.group_names) > 1:
+        names += _FAIRNESS
+    return [f"{prefix}/{name}" for name in names]

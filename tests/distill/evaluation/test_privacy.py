@@ -31,8 +31,11 @@ MIXED = torch.tensor([2, 0, 2, 1, 0, 2, 5])
 
 @dataclass(frozen=True)
 class Faces:
-    images_NCHW: Tensor
+    images: Tensor
     label_N: Tensor
+
+    def read(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        return self.images[index_B], index_B
 
 
 class Signs(nn.Module):
@@ -47,7 +50,7 @@ def coded(codes: list[str], labels: list[int]) -> Faces:
     bits = torch.tensor([[int(digit) for digit in code] for code in codes], dtype=torch.uint8)
     halves = bits.view(-1, 2, 2, 1).repeat_interleave(2, dim=2).expand(-1, -1, -1, 4)
     blue = torch.zeros(len(codes), 1, 4, 4, dtype=torch.uint8)
-    return Faces(images_NCHW=255 * torch.cat([halves, blue], dim=1), label_N=torch.tensor(labels))
+    return Faces(images=255 * torch.cat([halves, blue], dim=1), label_N=torch.tensor(labels))
 
 
 AUTHENTIC = coded(["0000", "0001", "0011", "1110"], [0, 0, 1, 2])
@@ -262,7 +265,7 @@ def test_hit_rates_by_hand(by_hand: dict[str, float]) -> None:
 def test_copies_of_authentic_faces_are_as_good_as_the_originals() -> None:
     label_N = torch.arange(12) % 4
     images = torch.randint(256, (12, 3, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
-    faces = Faces(images_NCHW=images, label_N=label_N)
+    faces = Faces(images=images, label_N=label_N)
     metrics = evaluate_privacy(Signs(), faces, faces, prefix="p", far=0.1)
     within = {name: value for name, value in metrics.items() if name.startswith("p/authentic/")}
     assert within == {name: metrics[name.replace("authentic", "synthetic")] for name in within}
@@ -349,6 +352,6 @@ def test_refuses_an_embedder_that_diverged() -> None:
 
 
 def test_unnamed_images_have_embeddings_too() -> None:
-    unit_ND = embed_images(Signs(), AUTHENTIC.images_NCHW, batch_size=3)
+    unit_ND = embed_images(Signs(), AUTHENTIC.images, batch_size=3)
     expected = [[-1, -1, -1, -1], [-1, -1, -1, 1], [-1, -1, 1, 1], [1, 1, 1, -1]]
     assert unit_ND.tolist() == [[sign / 2 for sign in row] for row in expected]

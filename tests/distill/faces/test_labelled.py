@@ -12,8 +12,10 @@ FACES = EmbeddedFacesSettings(size_px=16)
 
 def test_every_class_has_as_many_images_and_they_lie_together() -> None:
     drawn = FACES.labelled(num_classes=5, images_per_class=3)
-    assert drawn.images_NCHW.shape == (15, 3, 16, 16)
-    assert drawn.images_NCHW.dtype == torch.uint8
+    images, index_N = drawn.read(torch.arange(len(drawn)))
+    assert images.shape == (15, 3, 16, 16)
+    assert images.dtype == torch.uint8
+    assert torch.equal(index_N, torch.arange(15))
     assert drawn.label_N.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
     assert drawn.first_images.tolist() == [0, 3, 6, 9, 12]
     assert (len(drawn), drawn.num_classes) == (15, 5)
@@ -74,7 +76,7 @@ def test_a_mix_takes_each_kind_its_own_number_of_images() -> None:
 def test_no_identity_of_a_mix_is_of_both_kinds() -> None:
     whole = FACES.mixed(num_classes=12, authentic_share=1.0, images_per_class=1, synthetic_per_class=1)
     half = FACES.mixed(num_classes=12, authentic_share=0.5, images_per_class=1, synthetic_per_class=1)
-    authentic = half.images_NCHW[half.authentic_N]
+    authentic = half.read(half.authentic_N.nonzero().squeeze(1))[0]
     # The authentic half is drawn as the same people; the synthetic half is the rest of them.
     assert 0 < len(authentic) < 12
     assert half.num_classes == whole.num_classes == 12
@@ -82,7 +84,7 @@ def test_no_identity_of_a_mix_is_of_both_kinds() -> None:
 
 def test_sharp_faces_are_kept_where_the_student_sees_reduced_ones() -> None:
     faces = EmbeddedFacesSettings(size_px=16, captured_px=32)
-    assert faces.labelled(num_classes=2, images_per_class=1).images_NCHW.shape[-1] == 32
+    assert faces.labelled(num_classes=2, images_per_class=1).read(torch.arange(2))[0].shape[-1] == 32
     assert faces.validation().images_NCHW.shape[-1] == 16
 
 

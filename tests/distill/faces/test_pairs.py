@@ -25,7 +25,7 @@ def test_sizes(pairs: VerificationPairs) -> None:
 
 
 def test_a_pair_is_genuine_exactly_when_both_images_are_of_one_person(pairs: VerificationPairs) -> None:
-    same = pairs.identity_N[pairs.left_P] == pairs.identity_N[pairs.right_P]
+    same = pairs.people()[pairs.left_P] == pairs.people()[pairs.right_P]
     assert torch.equal(same, pairs.is_genuine_P)
 
 
@@ -38,9 +38,7 @@ def test_each_fold_is_half_genuine_and_equally_many_of_each_group(pairs: Verific
 
 
 def test_no_person_is_in_two_folds(pairs: VerificationPairs) -> None:
-    folds = torch.stack([pairs.identity_N[pairs.left_P], pairs.identity_N[pairs.right_P]]).chunk(
-        NUM_FOLDS, dim=1
-    )
+    folds = torch.stack([pairs.people()[pairs.left_P], pairs.people()[pairs.right_P]]).chunk(NUM_FOLDS, dim=1)
     people = [set(fold.flatten().tolist()) for fold in folds]
     assert sum(map(len, people)) == len(set.union(*people))
 
@@ -50,7 +48,7 @@ def test_impostors_are_of_one_group(pairs: VerificationPairs) -> None:
     world = SETTINGS.generator()
     world.identities = range(start, start + 1_000_000)
     for side in (pairs.left_P, pairs.right_P):
-        assert torch.equal(world.group_of_classes(pairs.identity_N[side] - start), pairs.group_P)
+        assert torch.equal(world.group_of_classes(pairs.people()[side] - start), pairs.group_P)
 
 
 def test_no_pair_comes_twice_and_none_is_an_image_with_itself(pairs: VerificationPairs) -> None:
@@ -60,8 +58,8 @@ def test_no_pair_comes_twice_and_none_is_an_image_with_itself(pairs: Verificatio
 
 def test_people_come_from_their_own_lot(pairs: VerificationPairs) -> None:
     lot = {"validation": VALIDATION_IDENTITIES, "benchmark": BENCHMARK_IDENTITIES}[pairs.name]
-    assert int(pairs.identity_N.min()) >= lot.start
-    assert int(pairs.identity_N.max()) < lot.stop
+    assert int(pairs.people().min()) >= lot.start
+    assert int(pairs.people().max()) < lot.stop
 
 
 def test_the_training_domain_does_not_change_the_pairs() -> None:

@@ -76,7 +76,10 @@ def test_the_teacher_saw_what_the_student_sees() -> None:
 
 def test_half_of_the_faces_are_mirrored_whatever_their_source() -> None:
     method = make("fair_kd", authentic_share=0.5, num_classes=40)
-    images = {tuple(image.flatten().tolist()) for image in method._faces.images_NCHW.float() / 127.5 - 1}
+    images = {
+        tuple(image.flatten().tolist())
+        for image in method._faces.read(torch.arange(len(method._faces)))[0].float() / 127.5 - 1
+    }
     mirrored = [
         tuple(image.flatten().tolist()) not in images
         for batch in batches(method, 20)
