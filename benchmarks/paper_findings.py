@@ -311,7 +311,7 @@ def _student_efficiency(outcome: Outcome, size_px: int) -> dict[str, float]:
 @cache
 def _benchmark(size_px: int, captured_px: int | None) -> VerificationPairs:
     """The benchmark for students of these faces; drawn once a process."""
-    return EmbeddedFacesSettings(size_px=size_px, captured_px=captured_px).benchmark()
+    return EmbeddedFacesSettings(size_px=size_px, captured_px=captured_px).benchmark_pairs()
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def evaluate(
     network, card = load_student(student)
     faces = EmbeddedFacesSettings(size_px=card.size_px, captured_px=card.captured_px)
     prefix = data.removeprefix("embedded-")
-    pairs = faces.benchmark() if prefix == "benchmark" else faces.validation()
+    pairs = faces.benchmark_pairs() if prefix == "benchmark" else faces.validation_pairs()
     unit_ND = embed_pairs(network, pairs)
     similarity_P = pair_similarity(unit_ND, pairs)
     metrics = pair_metrics(similarity_P, pairs, prefix=prefix)

@@ -152,7 +152,7 @@ class Ledger(Callback):
         """The faces of a trial, for its record. Made once for all trials that share them."""
         source = faces.model_dump_json()
         if source not in self._datasets:
-            validation = faces.validation()
+            validation = faces.validation_pairs()
             self._datasets[source] = [
                 DatasetRecord(
                     name=f"{faces.name}-training",

@@ -138,7 +138,7 @@ def measure(home: Home, name: str, space: SearchSpace, row: TrialRow, config: Tr
     folder = home.study(name).trial(row.number) / BEST
     student, card = load_student(folder)
     teacher = config.teacher.load()
-    benchmark = config.faces.benchmark()
+    benchmark = config.faces.benchmark_pairs()
     return Candidate(
         row=row,
         card=card,

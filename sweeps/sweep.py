@@ -274,7 +274,7 @@ class _Sweep:
 
     def _teacher_metrics(self) -> dict[str, float]:
         return {
-            **evaluate_pairs(self._teacher, self._config.faces.validation(), prefix="validation"),
+            **evaluate_pairs(self._teacher, self._config.faces.validation_pairs(), prefix="validation"),
             **static_efficiency(self._teacher, size_px=self._config.faces.size_px),
         }
 

@@ -209,7 +209,7 @@ class EmbeddedFacesSettings(FacesSettings):
             group_names=tuple(group.name for group in GROUPS), num_impostors=NUM_FOLDS * pairs_per_fold // 2
         )
 
-    def validation(self) -> VerificationPairs:
+    def validation_pairs(self) -> VerificationPairs:
         """Pairs that trials are ranked on: 3,200 of 160 people."""
         return self._pairs(
             "validation",
@@ -219,7 +219,7 @@ class EmbeddedFacesSettings(FacesSettings):
             seed=1,
         )
 
-    def benchmark(self) -> VerificationPairs:
+    def benchmark_pairs(self) -> VerificationPairs:
         """Pairs for what was selected: 6,000 of 400 other people."""
         return self._pairs(
             "benchmark",

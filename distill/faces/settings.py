@@ -116,7 +116,7 @@ class FacesSettings(Settings, ABC):
         """
 
     @abstractmethod
-    def validation(self) -> VerificationPairs:
+    def validation_pairs(self) -> VerificationPairs:
         """Pairs that trials are ranked on, of `size_px`.
 
         Raises:
@@ -124,7 +124,7 @@ class FacesSettings(Settings, ABC):
         """
 
     @abstractmethod
-    def benchmark(self) -> VerificationPairs:
+    def benchmark_pairs(self) -> VerificationPairs:
         """Pairs for what was selected, of `size_px`.
 
         Raises:

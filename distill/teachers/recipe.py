@@ -185,7 +185,7 @@ def _make(
         "seed": seed,
         "torch": torch.__version__,
         "command": f"{recipe.command} --seed {seed}",
-        "metrics": evaluate(network, faces.validation()) | evaluate(network, faces.benchmark()),
+        "metrics": evaluate(network, faces.validation_pairs()) | evaluate(network, faces.benchmark_pairs()),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")

@@ -123,7 +123,7 @@ class Trainer:
         self._optimizer = config.optimizer.build(self._learner.parameters())
         self._agreement_ND = self._embedded_by_target() if config.imitates_in_full() else None
         # Nothing but a trial that says so measures a student in training on the benchmark.
-        self._benchmark = config.faces.benchmark() if config.selection.pairs == "benchmark" else None
+        self._benchmark = config.faces.benchmark_pairs() if config.selection.pairs == "benchmark" else None
         self._step = 0
 
     @property

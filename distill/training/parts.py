@@ -65,7 +65,7 @@ def _make(faces: AnyFacesSettings, teacher: AnyTeacherSettings, device: torch.de
     return Parts(
         generator=None if generator is None else generator.to(device),
         teacher=loaded,
-        validation=faces.validation(),
+        validation=faces.validation_pairs(),
         agreement_faces=agreement_faces,
         student_faces=captured(agreement_faces, faces.size_px) if reduces else agreement_faces,
         agreement_embeddings=loaded(agreement_faces),

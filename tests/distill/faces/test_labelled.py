@@ -85,7 +85,7 @@ def test_no_identity_of_a_mix_is_of_both_kinds() -> None:
 def test_sharp_faces_are_kept_where_the_student_sees_reduced_ones() -> None:
     faces = EmbeddedFacesSettings(size_px=16, captured_px=32)
     assert faces.labelled(num_classes=2, images_per_class=1).read(torch.arange(2))[0].shape[-1] == 32
-    assert faces.validation().images_NCHW.shape[-1] == 16
+    assert faces.validation_pairs().images_NCHW.shape[-1] == 16
 
 
 def test_refuses_more_images_than_there_are_latents() -> None:

@@ -29,7 +29,7 @@ def teachers() -> dict[Group, Teacher]:
 
 @pytest.fixture(scope="module")
 def validation() -> VerificationPairs:
-    return EmbeddedFacesSettings(size_px=32).validation()
+    return EmbeddedFacesSettings(size_px=32).validation_pairs()
 
 
 def test_every_group_of_the_world_has_a_specialist() -> None:

@@ -36,7 +36,7 @@ def run(config: TrialConfig, directory: Path) -> list[dict[str, float]]:
 def test_no_method_draws_the_benchmark_in_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(EmbeddedFacesSettings, "benchmark", refuse)
+    monkeypatch.setattr(EmbeddedFacesSettings, "benchmark_pairs", refuse)
     (report,) = run(trial(**METHODS[name]), tmp_path)
     assert not [metric for metric in report if metric.startswith("benchmark/")]
 
@@ -47,7 +47,7 @@ def test_only_what_measures_the_selected_ever_draws_it() -> None:
         root = Path(package.__file__ or "").parent
         for path in root.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Attribute) and node.attr == "benchmark":
+                if isinstance(node, ast.Attribute) and node.attr == "benchmark_pairs":
                     callers.add(str(path.relative_to(root.parent)))
     assert callers == set(MAY_MEASURE_ON_IT)
 
