@@ -3,6 +3,7 @@
 from distill.evaluation.agreement import evaluate_agreement
 from distill.evaluation.bootstrap import (
     Interval,
+    accuracy_interval,
     bootstrap,
     bootstrap_pairs,
     identity_weights,
@@ -55,6 +56,7 @@ __all__ = [
     "OpenSetPoint",
     "OperatingPoint",
     "TenFold",
+    "accuracy_interval",
     "area_under_curve",
     "bootstrap",
     "bootstrap_pairs",

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.errors import InputError
 from distill.evaluation.bootstrap import Interval, bootstrap_pairs, percentile_interval
 from distill.evaluation.verification import MIN_FALSE_ACCEPTS, roc, tar_at_far, ten_fold
 from distill.faces import VerificationPairs
@@ -349,7 +350,7 @@ def _check(similarity_P: Tensor, pairs: VerificationPairs) -> None:
             f"got shape {tuple(similarity_P.shape)}"
         )
     if len(pairs.group_names) < 2:
-        raise ValueError(f"fairness compares two or more groups, got {len(pairs.group_names)}")
+        raise InputError(f"fairness compares two or more groups, {pairs.name} has {len(pairs.group_names)}")
     for group, (impostors, genuine) in zip(pairs.group_names, _kinds(pairs).tolist(), strict=True):
         if not (impostors and genuine):
             raise ValueError(

@@ -1,19 +1,25 @@
 """The bootstrap over people: weights by hand, statistics on copied pairs, intervals by simulation."""
 
 import math
+import statistics
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from distill.evaluation import (
+    accuracy_interval,
     bootstrap,
+    bootstrap_pairs,
     identity_weights,
     percentile_interval,
     tar_at_far,
+    ten_fold,
     weighted_accuracy,
     weighted_tar_at_far,
 )
+from distill.faces import VerificationPairs
 
 # Persons 10 to 15: a genuine pair of each, whose weight is how often he was drawn, then impostor pairs.
 LEFT_P = torch.tensor([10, 11, 12, 13, 14, 15, 10, 11, 13, 15])
@@ -29,7 +35,7 @@ def genuine_pairs(num_people: int, *, pairs_each: int, seed: int) -> tuple[Tenso
     return person_P, torch.rand(len(person_P), generator=rng) < share_I[person_P]
 
 
-def accuracy_interval(person_P: Tensor, is_right_P: Tensor, *, resamples: int = 400) -> tuple[float, float]:
+def interval_of_genuine(person_P: Tensor, is_right_P: Tensor, *, resamples: int = 400) -> tuple[float, float]:
     value_R = bootstrap(
         lambda weight_RP: weighted_accuracy(is_right_P, weight_RP),
         person_P,
@@ -119,21 +125,21 @@ def test_resamples_that_say_nothing_are_passed_over() -> None:
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     holds = 0
     for seed in range(100):
-        low, high = accuracy_interval(*genuine_pairs(80, pairs_each=5, seed=seed), resamples=200)
+        low, high = interval_of_genuine(*genuine_pairs(80, pairs_each=5, seed=seed), resamples=200)
         holds += low <= 0.8 <= high
     assert 88 <= holds <= 99
 
 
 def test_intervals_halve_with_four_times_the_people() -> None:
-    low, high = accuracy_interval(*genuine_pairs(100, pairs_each=5, seed=0), resamples=2000)
-    narrow_low, narrow_high = accuracy_interval(*genuine_pairs(400, pairs_each=5, seed=0), resamples=2000)
+    low, high = interval_of_genuine(*genuine_pairs(100, pairs_each=5, seed=0), resamples=2000)
+    narrow_low, narrow_high = interval_of_genuine(*genuine_pairs(400, pairs_each=5, seed=0), resamples=2000)
     assert (high - low) / (narrow_high - narrow_low) == pytest.approx(2, rel=0.2)
 
 
 def test_people_vary_more_than_pairs() -> None:
     person_P, is_right_P = genuine_pairs(100, pairs_each=20, seed=0)
-    low, high = accuracy_interval(person_P, is_right_P)
-    pairs_low, pairs_high = accuracy_interval(torch.arange(len(person_P)), is_right_P)
+    low, high = interval_of_genuine(person_P, is_right_P)
+    pairs_low, pairs_high = interval_of_genuine(torch.arange(len(person_P)), is_right_P)
     assert high - low > 1.5 * (pairs_high - pairs_low)
 
 
@@ -178,3 +184,32 @@ def test_refuses_an_interval_of_nothing() -> None:
 def test_refuses_a_far_it_cannot_measure() -> None:
     with pytest.raises(ValueError, match=r"far=0.01 needs 100 impostor pairs, got 3"):
         weighted_tar_at_far(torch.rand(6), torch.arange(6) < 3, torch.ones(1, 6), far=0.01)
+
+
+def test_the_interval_of_an_accuracy_is_that_of_resampled_people_or_of_the_folds() -> None:
+    rng = torch.Generator().manual_seed(3)
+    is_genuine_P = torch.arange(400) % 2 == 0
+    similarity_P = 0.4 * is_genuine_P + 0.3 * torch.randn(400, generator=rng).double()
+    people = torch.arange(40).repeat_interleave(2)
+    left_P = 2 * (torch.arange(400) % 40)
+    pairs = VerificationPairs(
+        name="benchmark",
+        images_NCHW=torch.zeros(80, 3, 1, 1, dtype=torch.uint8),
+        left_P=left_P,
+        right_P=torch.where(is_genuine_P, left_P + 1, (left_P + 10) % 80),
+        is_genuine_P=is_genuine_P,
+        group_P=torch.zeros(400, dtype=torch.long),
+        group_names=(),
+        identity_N=people,
+    )
+    folds = ten_fold(2 * (1 - similarity_P), is_genuine_P)
+    of_people = accuracy_interval(similarity_P, pairs)
+    by_hand = bootstrap_pairs(
+        lambda weight_RP: weighted_accuracy(folds.is_right, weight_RP), pairs, resamples=1000, seed=0
+    )
+    assert of_people == percentile_interval(by_hand)
+    of_folds = accuracy_interval(similarity_P, replace(pairs, identity_N=None))
+    accuracies = folds.accuracies.tolist()
+    margin = 1.96 * statistics.stdev(accuracies) / math.sqrt(10)
+    assert of_folds.low == pytest.approx(folds.accuracy - margin)
+    assert of_folds.high == pytest.approx(folds.accuracy + margin)

@@ -346,7 +346,7 @@ def test_pairing_narrows_a_comparison() -> None:
 
 def test_refuses_a_single_group() -> None:
     similarity_P, pairs = make_pairs((1,), (1,), group_names=("all",))
-    with pytest.raises(ValueError, match="two or more groups, got 1"):
+    with pytest.raises(ValueError, match="two or more groups, benchmark has 1"):
         evaluate_fairness(similarity_P, pairs, prefix="v")
 
 
