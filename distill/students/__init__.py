@@ -6,11 +6,12 @@ from pydantic import Field
 
 from distill.students.base import StudentSettings
 from distill.students.bridge import BridgeTiny, BridgeTinySettings
-from distill.students.iresnet import IResNet, IResNetSmallSettings
+from distill.students.iresnet import IResNet, IResNetSettings, IResNetSmallSettings
 from distill.students.mobilefacenet import MobileFaceNet, MobileFaceNetSettings
 
 AnyStudentSettings = Annotated[
-    BridgeTinySettings | IResNetSmallSettings | MobileFaceNetSettings, Field(discriminator="name")
+    BridgeTinySettings | IResNetSettings | IResNetSmallSettings | MobileFaceNetSettings,
+    Field(discriminator="name"),
 ]
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "BridgeTiny",
     "BridgeTinySettings",
     "IResNet",
+    "IResNetSettings",
     "IResNetSmallSettings",
     "MobileFaceNet",
     "MobileFaceNetSettings",

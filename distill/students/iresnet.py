@@ -14,6 +14,15 @@ from torch import Tensor, nn
 
 from distill.students.base import StudentSettings, initialize, map_size, scaled_width, stage_strides
 
+Depth = Literal[18, 34, 50, 100]
+BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 14, 3),
+    100: (3, 13, 30, 3),
+}
+"""Residual blocks of each stage, by the depth that names the network."""
+
 
 class ResidualBlock(nn.Module):
     """BN, 3x3, BN, PReLU, 3x3 with the stride, BN; added to the shortcut. Nothing bends the sum."""
@@ -40,8 +49,8 @@ class ResidualBlock(nn.Module):
 class IResNet(nn.Module):
     """Four stages of residual blocks, each of which starts by halving the map, and a flattened head.
 
-    IResNet-18, 34, 50 and 100 have (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 14, 3) and (3, 13, 30, 3) blocks of
-    widths (64, 128, 256, 512). Below 49 px later stages keep their map, see `stage_strides`.
+    The published depths have the blocks of `BLOCKS` and widths (64, 128, 256, 512). Below 49 px later stages
+    keep their map, see `stage_strides`.
 
     Args:
         blocks: Residual blocks of each of the four stages.
@@ -98,6 +107,30 @@ class IResNet(nn.Module):
         x = self.prelu(self.bn1(self.conv1(images)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.features(self.fc(self.dropout(self.bn2(x).flatten(1))))
+
+
+class IResNetSettings(StudentSettings):
+    """IResNet as published, or narrower: 24.0 M parameters at depth 18, width 1, 112 px and D = 512.
+
+    Depths 34, 50 and 100 have 34.1, 43.6 and 65.2 M. 12.8 M of each are in the flattened head.
+    """
+
+    name: Literal["iresnet"] = "iresnet"
+    depth: Depth = 18
+    """Chooses the number of residual blocks, see `BLOCKS`."""
+    width: float = Field(default=1.0, ge=0.25, le=1.0)
+    """Multiplies the widths 64, 128, 256 and 512, which are rounded to multiples of 8."""
+    dropout: float = Field(default=0.0, ge=0.0, le=0.6)
+    """Share of the last map's activations that are dropped in training. SFace: 0.4, at depth 50."""
+
+    def build(self, *, embedding_dim: int, size_px: int) -> IResNet:
+        return IResNet(
+            blocks=BLOCKS[self.depth],
+            widths=[scaled_width(width, self.width) for width in (64, 128, 256, 512)],
+            embedding_dim=embedding_dim,
+            size_px=size_px,
+            dropout=self.dropout,
+        )
 
 
 class IResNetSmallSettings(StudentSettings):

@@ -4,39 +4,35 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.students import IResNet, IResNetSmallSettings
-from distill.students.iresnet import ResidualBlock
+from distill.students import IResNet, IResNetSettings, IResNetSmallSettings
+from distill.students.iresnet import Depth, ResidualBlock
 
-PUBLISHED: dict[
-    tuple[int, ...], tuple[int, int]
-] = {  # blocks: parameters, entries of the state dictionary (arcface_torch, 112 px, D = 512)
-    (2, 2, 2, 2): (24_025_600, 187),
-    (3, 4, 6, 3): (34_139_328, 331),
-    (3, 4, 14, 3): (43_590_848, 475),
-    (3, 13, 30, 3): (65_156_160, 925),
+PUBLISHED: dict[Depth, tuple[int, int]] = {  # depth: parameters, entries of the state dictionary
+    18: (24_025_600, 187),  # arcface_torch, 112 px, D = 512
+    34: (34_139_328, 331),
+    50: (43_590_848, 475),
+    100: (65_156_160, 925),
 }
 
 
-def published(blocks: tuple[int, ...]) -> IResNet:
+def published(depth: Depth = 18) -> IResNet:
     with torch.device("meta"):
-        return IResNet(blocks=blocks, widths=(64, 128, 256, 512), embedding_dim=512, size_px=112)
+        return IResNetSettings(depth=depth).build(embedding_dim=512, size_px=112)
 
 
-@pytest.mark.parametrize("blocks", PUBLISHED)
-def test_has_the_published_number_of_weights(blocks: tuple[int, ...]) -> None:
-    network = published(blocks)
-    assert (sum(p.numel() for p in network.parameters()), len(network.state_dict())) == PUBLISHED[blocks]
+@pytest.mark.parametrize("depth", PUBLISHED)
+def test_has_the_published_number_of_weights(depth: Depth) -> None:
+    network = published(depth)
+    assert (sum(p.numel() for p in network.parameters()), len(network.state_dict())) == PUBLISHED[depth]
 
 
 def test_only_the_gain_of_the_embedding_is_frozen() -> None:
-    frozen = [
-        name for name, parameter in published((2, 2, 2, 2)).named_parameters() if not parameter.requires_grad
-    ]
+    frozen = [name for name, parameter in published().named_parameters() if not parameter.requires_grad]
     assert frozen == ["features.weight"]
 
 
 def test_names_its_weights_as_arcface_torch_does() -> None:
-    names = set(published((2, 2, 2, 2)).state_dict())
+    names = set(published().state_dict())
     assert names >= {
         "conv1.weight",
         "bn1.running_mean",
@@ -86,6 +82,19 @@ def test_dropout_works_in_training_only() -> None:
     assert not torch.equal(network(faces), network(faces))
     network.eval()
     assert torch.equal(network(faces), network(faces))
+
+
+def test_the_settings_decide_how_much_is_dropped() -> None:
+    network = IResNetSettings(width=0.25, dropout=0.4).build(embedding_dim=4, size_px=16)
+    assert network.dropout.p == 0.4
+    assert IResNetSettings().build(embedding_dim=4, size_px=16).dropout.p == 0.0
+
+
+def test_a_narrow_student_has_a_share_of_the_published_widths() -> None:
+    with torch.device("meta"):
+        network = IResNetSettings(width=0.25).build(embedding_dim=512, size_px=112)
+    widths = [network.state_dict()[f"layer{stage}.1.conv2.weight"].shape[0] for stage in (1, 2, 3, 4)]
+    assert widths == [16, 32, 64, 128]
 
 
 def test_refuses_another_number_of_stages() -> None:
