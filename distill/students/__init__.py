@@ -8,9 +8,10 @@ from distill.students.base import StudentSettings
 from distill.students.bridge import BridgeTiny, BridgeTinySettings
 from distill.students.iresnet import IResNet, IResNetSettings, IResNetSmallSettings
 from distill.students.mobilefacenet import MobileFaceNet, MobileFaceNetSettings
+from distill.students.pocketnet import PocketNet, PocketNetSettings
 
 AnyStudentSettings = Annotated[
-    BridgeTinySettings | IResNetSettings | IResNetSmallSettings | MobileFaceNetSettings,
+    BridgeTinySettings | IResNetSettings | IResNetSmallSettings | MobileFaceNetSettings | PocketNetSettings,
     Field(discriminator="name"),
 ]
 
@@ -23,5 +24,7 @@ __all__ = [
     "IResNetSmallSettings",
     "MobileFaceNet",
     "MobileFaceNetSettings",
+    "PocketNet",
+    "PocketNetSettings",
     "StudentSettings",
 ]
