@@ -6,12 +6,18 @@ from pydantic import Field
 
 from distill.students.base import StudentSettings
 from distill.students.bridge import BridgeTiny, BridgeTinySettings
+from distill.students.ghostfacenet import GhostFaceNet, GhostFaceNetSettings
 from distill.students.iresnet import IResNet, IResNetSettings, IResNetSmallSettings
 from distill.students.mobilefacenet import MobileFaceNet, MobileFaceNetSettings
 from distill.students.pocketnet import PocketNet, PocketNetSettings
 
 AnyStudentSettings = Annotated[
-    BridgeTinySettings | IResNetSettings | IResNetSmallSettings | MobileFaceNetSettings | PocketNetSettings,
+    BridgeTinySettings
+    | GhostFaceNetSettings
+    | IResNetSettings
+    | IResNetSmallSettings
+    | MobileFaceNetSettings
+    | PocketNetSettings,
     Field(discriminator="name"),
 ]
 
@@ -19,6 +25,8 @@ __all__ = [
     "AnyStudentSettings",
     "BridgeTiny",
     "BridgeTinySettings",
+    "GhostFaceNet",
+    "GhostFaceNetSettings",
     "IResNet",
     "IResNetSettings",
     "IResNetSmallSettings",
