@@ -81,7 +81,7 @@ def index_pairs(pairs: Sequence[Pair], *, what: str) -> PairIndex:
     Without groups the order stays. With groups, each one is cut into ten folds in its own order, and fold k
     of all pairs holds fold k of every group, so that both protocols hold out the same pairs together. That is
     exact where each group has a multiple of ten pairs, as RFW's have. Otherwise the folds of all pairs begin
-    a little early or late, by fewer pairs than there are groups.
+    a little early or late, by less than three pairs for each group.
 
     Args:
         what: What the pairs come from, for messages.
