@@ -129,6 +129,7 @@ def test_facts_agree_with_what_is_drawn(drawn: Drawn) -> None:
         (MANY["many alike"], 600),
         (people([2] * 20), 2 * 2),  # two people a fold, of a genuine pair each
         (people([3] * 20), 6 * 2),
+        (people([6] * 10 + [2] * 10), 12 * 2),  # 16 genuine, but six times two impostors
         (people([6] * 20), 15 * 2 * 2),
         (people([40] * 20), 15 * 2 * 2),  # six images of each are taken
         (people([1] * 500 + [3] * 20), 6 * 2),

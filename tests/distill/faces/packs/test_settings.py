@@ -89,11 +89,12 @@ def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
 def test_a_list_belongs_to_a_folder(tmp_path: Path) -> None:
     listing = tmp_path / "pairs.txt"
     listing.write_text("10 300\n")
-    for path in (SMALL_LFW, tmp_path / "nowhere"):
-        with pytest.raises(
-            InputError, match=f"{path} must be the folder of the images that {listing} lists|cannot be read"
-        ):
-            PairsSettings(path=path, pairs=listing).facts()
+    with pytest.raises(
+        InputError, match=f"{SMALL_LFW} must be the folder of the images that {listing} lists"
+    ):
+        PairsSettings(path=SMALL_LFW, pairs=listing).facts()
+    with pytest.raises(InputError, match=r"nowhere cannot be read \(No such file or directory\)"):
+        PairsSettings(path=tmp_path / "nowhere", pairs=listing).facts()
     with pytest.raises(InputError, match=f"{listing} must have 10 pairs or more, .*: it has 0 genuine"):
         PairsSettings(path=tmp_path, pairs=listing).facts()
 
