@@ -6,17 +6,33 @@ put a function of your own there that checks its arguments, rather than the one 
 """
 
 import pickle
+import struct
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from distill.errors import InputError
 
 Allowed = Mapping[tuple[str, str], Any]
-"""What stands in for a global, by module and name as the pickle spells them."""
+"""What stands in for a global, by module and name as the pickle spells them. Functions go in a `StandIn`."""
 
 
 class ForbiddenGlobalError(InputError):
     """A pickle asks for a function or a class that is not on the list."""
+
+
+class StandIn:
+    """A function that a pickle may call, and do nothing else with: it could set attributes of a bare one."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("it sets attributes of a function")
 
 
 def load_pickle(
@@ -48,7 +64,13 @@ def load_pickle(
         raise InputError(f"{what} is cut short or no readable pickle ({_reason(error)})") from error
 
 
-class _AllowListUnpickler(pickle.Unpickler):
+# The reader that is written in Python: that in C makes room for as much as a few bytes announce.
+_Reader: Any = pickle._Unpickler
+
+
+class _AllowListUnpickler(_Reader):
+    """Gives a pickle what is allowed, and no room that it does not fill."""
+
     allowed: Allowed
     what: str
     find_persistent: Callable[[Any], Any] | None
@@ -64,6 +86,15 @@ class _AllowListUnpickler(pickle.Unpickler):
         if self.find_persistent is None:
             raise InputError(f"{self.what} is refused: it refers to something outside of itself ({pid!r})")
         return self.find_persistent(pid)
+
+    def load_bytearray8(self) -> None:
+        """Reads the bytes that there are, instead of making room for those announced."""
+        (size,) = struct.unpack("<Q", self.read(8))
+        if len(content := self.read(size)) < size:
+            raise EOFError("it ends within an array of bytes")
+        self.append(bytearray(content))
+
+    dispatch: ClassVar = {**_Reader.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
 
 
 def _reason(error: Exception) -> str:

@@ -271,7 +271,7 @@ def verification_metrics(similarity_P: Tensor, pairs: VerificationPairs, *, pref
         Fractions by name, each under `<prefix>/`:
 
         verification_accuracy, verification_accuracy_std: `ten_fold` over all pairs.
-        eer, auc: Of the pooled ROC.
+        eer, auc: Of the pooled ROC; NaN where all pairs are of one kind, and the accuracy says little then.
         tar_at_far_1e-<k>: `tar_at_far` at the finest decade that allows ten false accepts (3,000 impostors:
             1e-2); absent below 100 impostors.
         verification_accuracy_<group>: `ten_fold` over the pairs of one group, so at its own thresholds.
@@ -279,17 +279,19 @@ def verification_metrics(similarity_P: Tensor, pairs: VerificationPairs, *, pref
             judge rightly: what the group meets where one threshold serves everybody.
 
     Raises:
-        ValueError: If there are fewer than ten pairs, in all or in a group, or one kind is missing.
+        ValueError: If there are fewer than ten pairs, in all or in a group.
     """
     distance_P = 2 * (1 - similarity_P)
     folds = ten_fold(distance_P, pairs.is_genuine_P)
-    far_S, tar_S = roc(similarity_P, pairs.is_genuine_P)
     metrics = {
         "verification_accuracy": folds.accuracy,
         "verification_accuracy_std": folds.accuracy_std,
-        "eer": equal_error_rate(far_S, tar_S),
-        "auc": area_under_curve(far_S, tar_S),
+        "eer": math.nan,
+        "auc": math.nan,
     }
+    if 0 < int(pairs.is_genuine_P.sum()) < len(pairs.is_genuine_P):
+        far_S, tar_S = roc(similarity_P, pairs.is_genuine_P)
+        metrics |= {"eer": equal_error_rate(far_S, tar_S), "auc": area_under_curve(far_S, tar_S)}
     if (k := finest_far(int((~pairs.is_genuine_P).sum()))) is not None:
         metrics[f"tar_at_far_1e-{k}"] = tar_at_far(similarity_P, pairs.is_genuine_P, far=10.0**-k).tar
     for index, group in enumerate(pairs.group_names):

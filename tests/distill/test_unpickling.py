@@ -1,15 +1,17 @@
 """Reading strangers' pickles: what is on the list, and nothing else."""
 
+import contextlib
 import io
 import os
 import pickle
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 
 from distill.errors import InputError
-from distill.unpickling import ForbiddenGlobalError, load_pickle
+from distill.unpickling import ForbiddenGlobalError, StandIn, load_pickle
 
 ALLOWED = {("collections", "OrderedDict"): OrderedDict}
 
@@ -66,3 +68,30 @@ def test_what_is_no_pickle_is_told_in_one_sentence(content: bytes) -> None:
     with pytest.raises(InputError, match=r"pack\.bin is cut short or no readable pickle") as error:
         load(content)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\x80\x03Nr\xff\xff\xff\x7f.", id="memo"),
+        pytest.param(b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"x.", id="bytearray"),
+        pytest.param(b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x.", id="bytes"),
+    ],
+)
+def test_no_room_is_made_for_what_a_few_bytes_announce(content: bytes) -> None:
+    tracemalloc.start()
+    with contextlib.suppress(InputError):
+        load(content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_a_pickle_cannot_change_a_function_that_it_may_call() -> None:
+    double = StandIn(lambda x: 2 * x)
+    allowed = {("maths", "double"): double}
+    call = b"cmaths\ndouble\n(I21\ntR."
+    assert load_pickle(io.BytesIO(call), allowed=allowed, what="pack.bin") == 42
+    build = b"cmaths\ndouble\n(dS'_function'\nNsb."
+    with pytest.raises(InputError, match="it sets attributes of a function"):
+        load_pickle(io.BytesIO(build), allowed=allowed, what="pack.bin")

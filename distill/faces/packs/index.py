@@ -51,8 +51,21 @@ class PairIndex:
     group_P: Tensor
     group_names: tuple[str, ...]
 
-    @property
-    def facts(self) -> PairFacts:
+    def facts(self, *, what: str) -> PairFacts:
+        """What is known before an image is decoded.
+
+        Args:
+            what: What the pairs come from, for messages.
+
+        Raises:
+            InputError: If one kind of pairs is missing: nothing can be ranked on them.
+        """
+        genuine = int(self.is_genuine_P.sum())
+        if genuine in (0, len(self.is_genuine_P)):
+            raise InputError(
+                f"{what} must have genuine pairs and impostors to rank students on, and has {genuine:,} genuine "
+                f"and {len(self.is_genuine_P) - genuine:,} impostors"
+            )
         return PairFacts(group_names=self.group_names, num_impostors=int((~self.is_genuine_P).sum()))
 
     def decoded(self, *, name: str, size_px: int) -> VerificationPairs:
@@ -87,17 +100,17 @@ def index_pairs(pairs: Sequence[Pair], *, what: str) -> PairIndex:
         what: What the pairs come from, for messages.
 
     Raises:
-        InputError: If there are fewer than ten pairs, or one kind is missing, in all or in a group.
+        InputError: If there are fewer than ten pairs, in all or in a group, or a group misses one kind.
     """
     groups = sorted({pair.group for pair in pairs}) or [""]
     own = [[pair for pair in pairs if pair.group == group] for group in groups]
     for group, members in zip(groups, own, strict=True):
         genuine = sum(pair.is_genuine for pair in members)
-        if len(members) < NUM_FOLDS or genuine in (0, len(members)):
+        if len(members) < NUM_FOLDS or (group and genuine in (0, len(members))):
             raise InputError(
-                f"{what} must have {NUM_FOLDS} pairs or more, some genuine and some impostors"
-                f"{group and ', in each group'}: {group or 'it'} has {genuine:,} genuine and "
-                f"{len(members) - genuine:,} impostors"
+                f"{what} must have {NUM_FOLDS} pairs or more"
+                f"{group and ' in each group, some genuine and some impostors'}: {group or 'it'} has "
+                f"{genuine:,} genuine and {len(members) - genuine:,} impostors"
             )
     folds = [torch.arange(len(members)).tensor_split(NUM_FOLDS) for members in own]
     ordered = [

@@ -10,7 +10,7 @@ needs and no more; everything else is refused and named.
 P: pairs
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from distill.errors import InputError
 from distill.faces.packs.index import Face, Pair
 from distill.faces.packs.kinds import looks_like
-from distill.unpickling import load_pickle
+from distill.unpickling import StandIn, load_pickle
 
 MAX_PACK_BYTES = 4 * 2**30
 """The largest pack that is read: it has to fit in memory. LFW and its kin have less than 0.2 GB."""
@@ -113,46 +113,31 @@ class _Kind:
         self.dtype = self.dtype.newbyteorder(_text(order))  # pyright: ignore[reportArgumentType]
 
 
-class _StandIn:
-    """A function that a pickle may call and do nothing else with: it could set attributes of a bare one."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]):
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise ValueError("it sets attributes of a function")
-
-
-@_StandIn
+@StandIn
 def _empty_array(array_class: Any, shape: Any, kind: Any) -> _Array:
     if array_class != _ARRAY_CLASS or shape != (0,) or _text(kind) != "b":
         raise ValueError(f"it makes an array of shape {shape} before it has the numbers")
     return _Array()
 
 
-@_StandIn
+@StandIn
 def _array_of_buffer(content: Any, kind: Any, shape: Any, _order: Any) -> _Array:
     return _Array(_numbers(content, kind, shape))
 
 
-@_StandIn
+@StandIn
 def _scalar(kind: Any, content: Any) -> bool | int:
     return _numbers(content, kind, (1,)).item()
 
 
-@_StandIn
+@StandIn
 def _kind(name: Any, _align: Any, _copy: Any) -> _Kind:
     if (name := _text(name)) not in _PLAIN_KINDS:
         raise ValueError(f"it has an array of dtype {name}, and a pack needs bools and integers only")
     return _Kind(np.dtype(name))
 
 
-@_StandIn
+@StandIn
 def _bytes_of_text(text: Any, encoding: Any) -> bytes:
     """How Python 3 writes bytes in protocols that have none. Other codecs decompress, so they are refused."""
     if encoding != "latin1" or not isinstance(text, str):

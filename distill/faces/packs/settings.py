@@ -29,14 +29,15 @@ class PairsSettings(Settings):
         return _facts(self.path, self.pairs, tuple(map(_stamp, self._decisive_files())))
 
     def load(self, *, name: str, size_px: int) -> VerificationPairs:
-        """Reads and decodes all of it.
+        """Reads and decodes all of it, be it of one kind only.
 
         Args:
             name: Prefix of the metrics measured on it.
             size_px: Side of the images, to which they are resized; the largest square in the middle is taken.
 
         Raises:
-            InputError: As `facts`; or if an image cannot be decoded.
+            InputError: If the pairs cannot be read, miss an image, or are fewer than ten; or if an image
+                cannot be decoded.
         """
         return self._index().decoded(name=name, size_px=size_px)
 
@@ -65,4 +66,4 @@ def _stamp(path: Path) -> tuple[Path, int, int]:
 @functools.lru_cache(maxsize=64)
 def _facts(path: Path, pairs: Path | None, stamps: tuple[tuple[Path, int, int], ...]) -> PairFacts:
     del stamps  # they only tell one state of the files from another
-    return PairsSettings(path=path, pairs=pairs)._index().facts
+    return PairsSettings(path=path, pairs=pairs)._index().facts(what=str(pairs or path))

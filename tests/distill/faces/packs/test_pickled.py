@@ -1,6 +1,7 @@
 """Verification packs: every dialect, and what a stranger may have put into one."""
 
 import codecs
+import math
 import os
 import pickle
 import struct
@@ -287,9 +288,19 @@ def test_the_sample_of_lfw_is_read() -> None:
     assert all(isinstance(face.source, bytes) and face.source.startswith(b"\xff\xd8\xff") for face in faces)
 
 
-def test_a_pack_of_one_kind_is_no_benchmark() -> None:
-    with pytest.raises(InputError, match=r"small_lfw\.bin must have .*: it has 10 genuine and 0 impostors"):
+def test_a_pack_of_one_kind_ranks_nothing() -> None:
+    with pytest.raises(InputError, match=r"small_lfw\.bin must have .* has 10 genuine and 0 impostors"):
         PairsSettings(path=SMALL_LFW).facts()
+
+
+def test_a_pack_of_one_kind_is_measured_as_far_as_it_goes() -> None:
+    pairs = PairsSettings(path=SMALL_LFW).load(name="small_lfw", size_px=32)
+    assert pairs.is_genuine_P.tolist() == [True] * 10
+    metrics = evaluate_verification(EmbeddedTeacherSettings().load(), pairs, prefix="small_lfw")
+    # The lowest threshold that takes nine pairs leaves out the tenth where that is the farthest.
+    assert metrics["small_lfw/verification_accuracy"] == pytest.approx(0.9)
+    assert math.isnan(metrics["small_lfw/eer"])
+    assert math.isnan(metrics["small_lfw/auc"])
 
 
 def naive_accuracy(distances: list[float], answers: list[bool]) -> float:
