@@ -65,7 +65,7 @@ def test_no_noise_is_noise_of_zero() -> None:
     torch.testing.assert_close(nothing, network.synthesis(ws_BLW, lambda layer, stored: 0 * stored))
 
 
-def test_faces_may_differ_in_size_and_wake_no_gradient() -> None:
+def test_a_frozen_network_draws_without_gradients() -> None:
     network, _ = small()
     images = network.synthesis(latents(2, 8, 10), lambda layer, stored: stored)
     assert images.shape == (2, 3, 32, 32)
