@@ -53,6 +53,8 @@ def face_box(resolution: int) -> Box:
 class StyleGAN2(FaceGenerator):
     """Faces that a StyleGAN2 draws, cut out of its images.
 
+    Its sums are ordered by the batch, so a face in another batch is the same but for rounding.
+
     A conditional network draws one identity a class. Where no class is given, one more entry of z chooses it,
     evenly, so that the rest of z says nothing about it.
 
@@ -80,6 +82,9 @@ class StyleGAN2(FaceGenerator):
     ):
         super().__init__()
         architecture = network.architecture
+        # With channels together in memory a batch takes a third less time on a CPU. The stubs of torch leave
+        # this argument out.
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.network = network.eval().requires_grad_(False)
         self.size_px, self._psi, self._noise, self._antialias = size_px, psi, noise, antialias
         self.num_classes, self.group_names = architecture.c_dim, ()

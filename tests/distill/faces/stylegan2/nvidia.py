@@ -1,5 +1,6 @@
 """Writes pickles as NVIDIA's PyTorch code writes them: every network carries source text to be executed."""
 
+import copyreg
 import pickle
 import re
 import sys
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 
 class EasyDict(dict[str, Any]):
     """Named as NVIDIA's while a pickle is written."""
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        # Python 3.7, which wrote NVIDIA's files, sets an empty state where newer ones set none.
+        return copyreg.__newobj__, (EasyDict,), {}, None, iter(self.items())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _reconstruct_persistent_obj(meta: dict[str, Any]) -> Any:
