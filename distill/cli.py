@@ -8,11 +8,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill.checkpoint import StudentCard
+    from distill.faces import VerificationPairs
     from distill.teachers.specialist import Group
 
 
@@ -21,12 +25,14 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def guard(*args: Any, **kwargs: Any) -> Any:
-        from distill.errors import DivergenceError, InputError
+        from distill.errors import DivergenceError, InputError, RefusedError
 
         try:
             return command(*args, **kwargs)
         except InputError as error:
             fail(str(error), code=2)
+        except RefusedError as error:
+            fail(str(error), code=3)
         except DivergenceError as error:
             fail(str(error), code=1)
         except KeyboardInterrupt:
@@ -147,6 +153,88 @@ def evaluate(
     if speed:
         metrics |= measured_efficiency(network, size_px=card.size_px)
     show(metrics, {"student": str(student), "data": pairs.name}, as_json=as_json)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "chosen",
+    type=click.Choice(["onnx", "pt2", "onnx-int8", "all"]),
+    default="onnx",
+    show_default=True,
+    help="onnx-int8 calculates in 8 bits.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
+@click.option(
+    "--preprocessing",
+    type=click.Choice(["metadata", "graph"]),
+    default="metadata",
+    show_default=True,
+    help="metadata: files take float32 (B, 3, H, H) in [-1, 1]. graph: uint8 (B, H, H, 3), a bitmap's pixels.",
+)
+@click.option(
+    "--data",
+    type=click.Choice(["embedded-validation", "embedded-benchmark"]),
+    default="embedded-benchmark",
+    show_default=True,
+    help="Verification pairs to measure on.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@guarded
+def export(
+    model: Path,
+    chosen: Literal["onnx", "pt2", "onnx-int8", "all"],
+    out: Path,
+    preprocessing: Literal["metadata", "graph"],
+    data: str,
+    as_json: bool,
+) -> None:
+    """Writes the student in the folder MODEL as files to ship, and measures them beside it.
+
+    A file that does not embed as the student does is not left behind.
+    """
+    from dataclasses import asdict
+
+    from distill.checkpoint import load_student
+    from distill.export import FILES, FORMATS, compare_formats
+    from distill.export import export as write
+
+    student, card = load_student(model)
+    faces, pairs = shipping_faces(data, card)
+    results = [
+        write(student, card, out / FILES[name], format=name, faces=faces, preprocessing=preprocessing)
+        for name in (FORMATS if chosen == "all" else (chosen,))
+    ]
+    facts = compare_formats(student, card, results, pairs)
+    if as_json:
+        files = [{**asdict(result), "path": str(result.path)} for result in results]
+        about = {"model": str(model), "data": pairs.name, "preprocessing": preprocessing}
+        click.echo(json.dumps({**about, "files": files, "formats": [asdict(row) for row in facts]}, indent=2))
+        return
+    for result in results:
+        click.echo(
+            f"wrote {result.path}: cosine with the student {result.parity.mean_cosine:.6f}, "
+            f"at least {result.parity.min_cosine:.6f}, over {result.parity.num_faces} faces"
+        )
+    click.echo(f"{'format':<10}{'bytes':>12}{'accuracy':>10}{'faces/s at 1':>14}{'at 128':>10}")
+    for row in facts:
+        alone, together = row.faces_per_second.values()
+        click.echo(
+            f"{row.format:<10}{row.size_bytes:>12,}{row.accuracy:>10.4f}{alone:>14.0f}{together:>10.0f}"
+        )
+
+
+def shipping_faces(data: str, card: "StudentCard") -> "tuple[Tensor, VerificationPairs]":
+    """Faces to compare and calibrate files on, and pairs of other people to measure them on."""
+    from distill.faces import EmbeddedFacesSettings
+
+    world = EmbeddedFacesSettings(size_px=card.size_px, captured_px=card.captured_px)
+    pairs, others = world.benchmark(), world.validation()
+    if data == "embedded-validation":
+        pairs, others = others, pairs
+    every = max(1, len(others.images_NCHW) // 256)  # images come person by person
+    return others.images_NCHW[::every][:256], pairs
 
 
 @main.command()

@@ -11,3 +11,7 @@ class TeacherError(InputError):
 
 class DivergenceError(RuntimeError):
     """Training met a loss or a metric that is not finite. The trial fails; its numbers are not reported."""
+
+
+class RefusedError(RuntimeError):
+    """A check refused what was made, and nothing of it is left. The command line exits with 3."""

@@ -1,7 +1,10 @@
 """Recognisers that come as a file of graph and weights, as networks like any other: ONNX and torch.export.
 
 They map faces of shape (B, 3, H, H), RGB in [-1, 1], to raw embeddings of shape (B, D), on the device of the
-faces, and learn nothing. A file may be a stranger's, so nothing of it is executed but mathematics:
+faces, and learn nothing. A graph may want its input as (B, H, H, 3) instead, and as uint8: then it is given
+pixels in 0..255, and normalises them itself.
+
+A file may be a stranger's, so nothing of it is executed but mathematics:
 
 - ONNX (https://onnx.ai) runs in onnxruntime, which knows its own operators only; weights that are kept
   outside of the file must lie in its folder.
@@ -38,12 +41,16 @@ class _GraphNetwork(nn.Module, ABC):
         path: Its file.
         input_px: H; None where it takes any.
         embedding_dim: D; None where the file does not say.
+        metadata: What the file says of itself, by name.
     """
 
     path: Path
     input_px: int | None
     embedding_dim: int | None
+    metadata: dict[str, str]
     _fixed_batch: int | None
+    _takes_bytes: bool
+    _channels_last: bool
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeds faces of shape (B, 3, H, H) in [-1, 1] as raw embeddings of shape (B, D).
@@ -68,11 +75,20 @@ class _GraphNetwork(nn.Module, ABC):
     def _embed_part(self, images: Tensor) -> Tensor:
         """Embeds up to `_fixed_batch` faces: a graph that wants more is given blank ones."""
         missing = (self._fixed_batch or len(images)) - len(images)
-        return self._run(F.pad(images, (0, 0) * 3 + (0, missing)))[: len(images)]
+        pixels = as_bytes(images) if self._takes_bytes else images.float()
+        pixels = F.pad(pixels, (0, 0) * 3 + (0, missing))
+        return self._run(pixels.permute(0, 2, 3, 1) if self._channels_last else pixels)[: len(images)]
+
+    def _read_shape(self, batch: int | None, face: list[int | None]) -> bool:
+        """Takes note of the input's shape; whether it is one of faces."""
+        self._channels_last = face[2] == 3 and face[0] != 3
+        channels, height, width = (face[2], face[0], face[1]) if self._channels_last else face
+        self._fixed_batch, self.input_px = batch, height
+        return channels in (3, None) and height == width
 
     @abstractmethod
-    def _run(self, images: Tensor) -> Tensor:
-        """The graph's output for a batch that it takes.
+    def _run(self, pixels: Tensor) -> Tensor:
+        """The graph's output for a batch as it takes it.
 
         Raises:
             InputError: If the graph fails.
@@ -82,17 +98,12 @@ class _GraphNetwork(nn.Module, ABC):
 class OnnxNetwork(_GraphNetwork):
     """An ONNX recogniser on onnxruntime. It has no parameters; copies and pickles open the file again.
 
-    One input is taken, (B, 3, H, H) or (B, H, H, 3). One of float32 is given pixels in [-1, 1]; one of uint8
-    is given them in 0..255 and normalises them itself. One output is taken, (B, D): the only one, or the only
-    one of two dimensions.
+    One output is taken, (B, D): the only one, or the only one of two dimensions.
 
     Args:
         path: The file.
         num_threads: That one call uses. None: as many as torch has now.
         device: Where the graph runs: `cpu` or `cuda`.
-
-    Attributes:
-        metadata: What the file says of itself, by name.
 
     Raises:
         InputError: If the file is missing, empty, cut short or no ONNX; if its weights lie outside of its
@@ -105,7 +116,7 @@ class OnnxNetwork(_GraphNetwork):
         self._reopened = functools.partial(OnnxNetwork, self.path, num_threads=num_threads, device=device)
         _check_onnx(self.path)
         self._session = _session(self.path, num_threads=num_threads or torch.get_num_threads(), device=device)
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self._read_input()
         self._read_output()
         self.eval()
@@ -126,13 +137,8 @@ class OnnxNetwork(_GraphNetwork):
         self._input_name = images.name
         self._takes_bytes = images.type == "tensor(uint8)"
         batch, *face = (size if isinstance(size, int) else None for size in images.shape)
-        self._channels_last = face[2] == 3 and face[0] != 3
-        channels, height, width = (face[2], face[0], face[1]) if self._channels_last else face
-        if not (self._takes_bytes or images.type == "tensor(float)") or channels not in (3, None):
+        if not (self._takes_bytes or images.type == "tensor(float)") or not self._read_shape(batch, face):
             raise refusal
-        if height != width:
-            raise refusal
-        self._fixed_batch, self.input_px = batch, height
 
     def _read_output(self) -> None:
         outputs = self._session.get_outputs()
@@ -146,16 +152,13 @@ class OnnxNetwork(_GraphNetwork):
         width = embedding.shape[1] if embedding.shape else None
         self.embedding_dim = width if isinstance(width, int) else None
 
-    def _run(self, images: Tensor) -> Tensor:
-        pixels = as_bytes(images) if self._takes_bytes else images.float()
-        if self._channels_last:
-            pixels = pixels.permute(0, 2, 3, 1)
+    def _run(self, pixels: Tensor) -> Tensor:
         fed = {self._input_name: pixels.cpu().contiguous().numpy()}
         try:
             (embedding_BD,) = self._session.run([self._output_name], fed)
         except Exception as error:  # onnxruntime's errors have no class in common
-            raise InputError(f"{self.path} cannot embed {tuple(images.shape)}: {_reason(error)}") from error
-        return torch.from_numpy(embedding_BD).to(images.device)
+            raise InputError(f"{self.path} cannot embed {tuple(pixels.shape)}: {_reason(error)}") from error
+        return torch.from_numpy(embedding_BD).to(pixels.device)
 
 
 def _check_onnx(path: Path) -> None:
@@ -222,8 +225,9 @@ def load_exported(path: Path | str) -> nn.Module:
         path: The file, as `torch.export.save` of torch 2.10 or later writes it for one network.
 
     Returns:
-        A network in evaluation mode whose weights are frozen, with the attributes `path`, `input_px` and
-        `embedding_dim`. It maps faces of shape (B, 3, H, H) in [-1, 1] to raw embeddings of shape (B, D).
+        A network in evaluation mode whose weights are frozen, with the attributes `path`, `input_px`,
+        `embedding_dim` and `metadata`. It maps faces of shape (B, 3, H, H) in [-1, 1] to raw embeddings of
+        shape (B, D).
 
     Raises:
         InputError: If it is no such archive, is damaged, or asks for anything but the mathematics of a
@@ -263,6 +267,7 @@ class ExportedNetwork(_GraphNetwork):
         super().__init__()
         self.path = path
         with _Archive(path) as archive:
+            self.metadata = archive.json(_METADATA) if archive.has(_METADATA) else {}
             program = archive.json("models/model.json")
             try:
                 self._read(program["graph_module"], archive)
@@ -304,13 +309,15 @@ class ExportedNetwork(_GraphNetwork):
             )
         (self._faces,) = faces
         self._embedding = _argument(outputs[0], self.path).name
-        batch, channels, height, width = _sizes(graph, self._faces)
+        batch, *face = _sizes(graph, self._faces)
         _, self.embedding_dim = _sizes(graph, self._embedding)
-        if channels not in (3, None) or height != width:
+        dtype = _DTYPES[graph["tensor_values"][self._faces]["dtype"]]
+        self._takes_bytes = dtype == torch.uint8
+        if not (self._takes_bytes or dtype == torch.float32) or not self._read_shape(batch, face):
             raise InputError(
-                f"{self.path} must take faces of shape (B, 3, H, H), takes (B, {channels}, {height}, {width})"
+                f"{self.path} must take faces, float32 or uint8, (B, 3, H, H) or (B, H, H, 3), "
+                f"takes {dtype} {[batch, *face]}"
             )
-        self._fixed_batch, self.input_px = batch, height
         self._steps = self._ordered(graph["nodes"])
 
     def _ordered(self, nodes: list[dict[str, Any]]) -> list[_Step]:
@@ -334,19 +341,20 @@ class ExportedNetwork(_GraphNetwork):
             needed |= used
         return steps[::-1]
 
-    def _run(self, images: Tensor) -> Tensor:
+    def _run(self, pixels: Tensor) -> Tensor:
         values: dict[str, Any] = {name: getattr(self, stored) for name, stored in self._stored_as.items()}
-        values[self._faces] = images
+        values[self._faces] = pixels
         try:
             for step in self._steps:
-                args, kwargs = (_filled(part, values, images.device) for part in (step.args, step.kwargs))
+                args, kwargs = (_filled(part, values, pixels.device) for part in (step.args, step.kwargs))
                 result = _operation(step.target, self.path)(*args, **kwargs)
-                _store(step.outputs[0] if len(step.outputs) == 1 else step.outputs, result, values)
+                if step.outputs:  # an assertion has none
+                    _store(step.outputs[0] if len(step.outputs) == 1 else step.outputs, result, values)
                 for name in step.finished:
                     del values[name]
             return values[self._embedding]
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, NotImplementedError) as error:
-            raise InputError(f"{self.path} cannot embed {tuple(images.shape)}: {_reason(error)}") from error
+            raise InputError(f"{self.path} cannot embed {tuple(pixels.shape)}: {_reason(error)}") from error
 
 
 _STORED_INPUTS = {
@@ -354,6 +362,7 @@ _STORED_INPUTS = {
     "buffer": "buffer_name",
     "tensor_constant": "tensor_constant_name",
 }
+_METADATA = "extra/metadata.json"
 _KEYWORD = 2
 _DTYPES = {
     1: torch.uint8,
@@ -504,6 +513,9 @@ class _Archive:
 
     def __exit__(self, *_: object) -> None:
         self._zip.close()
+
+    def has(self, name: str) -> bool:
+        return name in self._members
 
     def read(self, name: str) -> bytes:
         info = self._members.get(name)

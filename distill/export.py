@@ -1,0 +1,392 @@
+"""A student as users ship it: one file that needs none of this code.
+
+- `onnx`: for ONNX Runtime and what else reads ONNX, on phones and servers. https://onnx.ai
+- `pt2`: a torch.export archive, for torch without this code. `distill.runtimes.load_exported` reads it.
+- `onnx-int8`: ONNX whose convolutions and linear layers calculate in 8 bits, with scales calibrated on faces:
+  one for each activation, and one for each channel of a weight. Jacob et al., "Quantization and Training of
+  Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018. https://arxiv.org/abs/1712.05877
+
+Every file takes any number of faces at a time, says in its metadata which, and is compared with the student
+on real faces before it is left anywhere.
+
+B: batch, D: width of the embedding, N: faces, H: side of the image, R: repeats of a measurement
+"""
+
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.checkpoint import StudentCard
+from distill.errors import InputError, RefusedError
+from distill.evaluation import evaluate_verification, static_efficiency
+from distill.evaluation.efficiency import BATCH_SIZES
+from distill.evaluation.mode import evaluating
+from distill.faces import VerificationPairs
+from distill.faces.pixels import as_floats
+from distill.runtimes import OnnxNetwork, load_exported
+
+Format = Literal["onnx", "pt2", "onnx-int8"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+FILES: dict[Format, str] = {
+    "onnx": "student.onnx",
+    "pt2": "student.pt2",
+    "onnx-int8": "student.int8.onnx",
+}
+"""What each format's file is called in a folder of them."""
+Preprocessing = Literal["metadata", "graph"]
+
+OPSET, IR_VERSION = 18, 8
+"""The oldest that torch's exporter writes without a conversion: runtimes on phones lag behind by years.
+
+ONNX Runtime reads both since 1.14, of February 2023.
+"""
+LEAST_COSINE = 0.9999
+"""Of every face's embedding with the student's, in a format that calculates in float32."""
+LEAST_MEAN_COSINE_INT8 = 0.99
+"""Of the embeddings' mean over faces. A single face may lie lower, which `Parity.min_cosine` tells."""
+_CALIBRATION_FACES, _CALIBRATION_BATCH = 256, 16
+_BATCH = 64
+_SHORTEST_REPEAT_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How near a file's embeddings are to the student's: cosines over `num_faces` faces."""
+
+    min_cosine: float
+    mean_cosine: float
+    num_faces: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """A file that was written, and how it compares with the student."""
+
+    format: Format
+    path: Path
+    size_bytes: int
+    parity: Parity
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatFacts:
+    """What a format costs and is worth.
+
+    Attributes:
+        format: `pytorch` is the student itself.
+        size_bytes: Of the file; of all tensors where it is the student itself.
+        accuracy: Ten-fold verification accuracy.
+        faces_per_second: On one CPU thread, median of the repeats, by the number of faces at a time.
+    """
+
+    format: str
+    size_bytes: int
+    accuracy: float
+    faces_per_second: dict[int, float]
+
+
+class FromPixels(nn.Module):
+    """A student with its normalisation: takes RGB pixels as a phone's bitmap has them, uint8 (B, H, H, 3)."""
+
+    def __init__(self, student: nn.Module):
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeds pixels in 0..255 of shape (B, H, H, 3) as raw embeddings of shape (B, D)."""
+        return self.student(as_floats(images.permute(0, 3, 1, 2)))
+
+
+def export(
+    student: nn.Module,
+    card: StudentCard,
+    out: Path,
+    *,
+    format: Format,
+    faces: Tensor,
+    preprocessing: Preprocessing = "metadata",
+) -> ExportResult:
+    """Writes a student as one file. It replaces `out` once it has been found to embed as the student does.
+
+    Args:
+        student: On the CPU; comes back in the mode that it was in.
+        card: What is known of it.
+        format: The file's format. `pt2` wants a name that ends in `.pt2`.
+        faces: Real faces, RGB, uint8, of shape (N, 3, H, H). The file is compared on all of them, and 8 bits
+            are calibrated on the first 256.
+        preprocessing: With `metadata` the file takes float32 (B, 3, H, H) in [-1, 1], and its metadata say
+            how to get there. With `graph` it takes uint8 (B, H, H, 3), pixels in 0..255 as they lie in a
+            bitmap, and normalises them itself.
+
+    Raises:
+        InputError: If the faces do not fit the student.
+        RefusedError: If the file embeds otherwise than the student. Then `out` is as it was.
+    """
+    expected = (3, card.size_px, card.size_px)
+    if faces.dtype != torch.uint8 or tuple(faces.shape[1:]) != expected or not len(faces):
+        raise InputError(
+            f"faces must be uint8 of shape (N, {', '.join(map(str, expected))}), "
+            f"got {faces.dtype} of shape {tuple(faces.shape)}"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+        fresh = Path(folder) / f"fresh{out.suffix}"
+        _write(
+            student,
+            fresh,
+            format=format,
+            faces=faces,
+            preprocessing=preprocessing,
+            about=_about(card, preprocessing),
+        )
+        found = parity(student, _opened(fresh, format), faces)
+        _check(found, format=format)
+        os.replace(fresh, out)
+    return ExportResult(format=format, path=out, size_bytes=out.stat().st_size, parity=found)
+
+
+def parity(student: nn.Module, exported: nn.Module, faces: Tensor) -> Parity:
+    """Compares raw embeddings of the same faces.
+
+    Args:
+        student, exported: Map faces (B, 3, H, H) in [-1, 1] to embeddings (B, D).
+        faces: RGB, uint8, of shape (N, 3, H, H).
+    """
+    with evaluating(student), evaluating(exported):
+        cosine_N = torch.cat(
+            [
+                F.cosine_similarity(student(images).double(), exported(images).double())
+                for images in map(as_floats, faces.split(_BATCH))
+            ]
+        )
+    return Parity(
+        min_cosine=cosine_N.min().item(), mean_cosine=cosine_N.mean().item(), num_faces=len(cosine_N)
+    )
+
+
+def compare_formats(
+    student: nn.Module,
+    card: StudentCard,
+    results: Sequence[ExportResult],
+    pairs: VerificationPairs,
+    *,
+    repeats: int = 9,
+) -> list[FormatFacts]:
+    """Measures the student and the files that were made of it, side by side.
+
+    The repeats of a measurement take turns, so that a machine that becomes busy slows all of them.
+
+    Args:
+        pairs: Of the student's size.
+        repeats: Timings of each at each number of faces, each of at least 20 ms. The median is told.
+
+    Returns:
+        The student first, then each of `results`.
+    """
+    networks = [student, *(_opened(result.path, result.format, num_threads=1) for result in results)]
+    weights = static_efficiency(student, size_px=card.size_px)["efficiency/weight_bytes"]
+    rates = {batch: _faces_per_second(networks, card.size_px, batch, repeats) for batch in BATCH_SIZES}
+    return [
+        FormatFacts(
+            format=name,
+            size_bytes=size_bytes,
+            accuracy=evaluate_verification(network, pairs, prefix="pairs")["pairs/verification_accuracy"],
+            faces_per_second={batch: rate[index] for batch, rate in rates.items()},
+        )
+        for index, (network, name, size_bytes) in enumerate(
+            zip(
+                networks,
+                ["pytorch", *(result.format for result in results)],
+                [int(weights), *(result.size_bytes for result in results)],
+                strict=True,
+            )
+        )
+    ]
+
+
+def _about(card: StudentCard, preprocessing: Preprocessing) -> dict[str, str]:
+    """What a file says of itself. An input is (pixel - mean) / std of pixels in 0..255."""
+    in_graph = preprocessing == "graph"
+    return {
+        "color": "RGB",
+        "layout": "NHWC" if in_graph else "NCHW",
+        "dtype": "uint8" if in_graph else "float32",
+        "size_px": str(card.size_px),
+        "mean": "0" if in_graph else "127.5",
+        "std": "1" if in_graph else "127.5",
+        "embedding_dim": str(card.embedding_dim),
+        "student": card.student.name,
+        "student_sha256": card.sha256,
+        "teacher_digest": card.teacher_digest,
+        "made_by": f"face-distillation-sweeps {importlib.metadata.version('face-distillation-sweeps')}",
+    }
+
+
+def _write(
+    student: nn.Module,
+    path: Path,
+    *,
+    format: Format,
+    faces: Tensor,
+    preprocessing: Preprocessing,
+    about: dict[str, str],
+) -> None:
+    network = FromPixels(student) if preprocessing == "graph" else student
+    images = faces[:_CALIBRATION_FACES]
+    images = images.permute(0, 2, 3, 1) if preprocessing == "graph" else as_floats(images)
+    with _quiet(), evaluating(student):
+        network.eval()
+        # An example of one face would fix the batch at one.
+        example = torch.zeros(2, *images.shape[1:], dtype=images.dtype)
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        if format == "pt2":
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine
+            torch.export.save(program, path, extra_files={"metadata.json": json.dumps(about)})
+            return
+        model = _onnx(program, about)
+        _save(_quantized(model, images) if format == "onnx-int8" else model, path)
+
+
+def _onnx(program: torch.export.ExportedProgram, about: dict[str, str]) -> Any:
+    """The program as an ONNX model that says what it is, and nothing of this machine."""
+    import onnx
+
+    converted = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=["embeddings"],
+        verbose=False,
+    )
+    assert converted is not None
+    model = converted.model_proto
+    model.ir_version = IR_VERSION
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]  # stack traces, with paths of this machine; no part of this IR version
+    onnx.helper.set_model_props(model, about)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _quantized(model: Any, images: Tensor) -> Any:
+    """The model with convolutions and linear layers in 8 bits, scaled to what `images` make of it.
+
+    The first convolution and the depthwise ones stay in float32. They have few weights, but their channels
+    differ most in range: on a MobileFaceNet of the embedded world the mean cosine with the student rose from
+    0.990 to 0.995 by it, and a face at a time became no slower. An activation's range is the mean of its
+    ranges over batches, which single outliers widen less than they do the range of all: 0.982 to 0.990.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Images(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._batches = iter(images.split(_CALIBRATION_BATCH))
+
+        def get_next(self) -> Any:
+            batch = next(self._batches, None)
+            return None if batch is None else {"images": batch.contiguous().numpy()}
+
+    first, *others = (node for node in model.graph.node if node.op_type == "Conv")
+    depthwise = [node for node in others if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "quantized.onnx"
+        quantize_static(
+            model,
+            written,
+            Images(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            nodes_to_exclude=[node.name for node in (first, *depthwise)],
+            extra_options={"CalibMovingAverage": True},
+        )
+        return onnx.load(written)
+
+
+def _save(model: Any, path: Path) -> None:
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _opened(path: Path, format: Format, *, num_threads: int | None = None) -> nn.Module:
+    return load_exported(path) if format == "pt2" else OnnxNetwork(path, num_threads=num_threads)
+
+
+def _check(found: Parity, *, format: Format) -> None:
+    what, cosine, least = (
+        ("mean", found.mean_cosine, LEAST_MEAN_COSINE_INT8)
+        if format == "onnx-int8"
+        else ("least", found.min_cosine, LEAST_COSINE)
+    )
+    if not cosine >= least:  # NaN is refused too
+        raise RefusedError(
+            f"the {format} file does not embed as the student does: over {found.num_faces} faces the {what} "
+            f"cosine must be at least {least}, is {cosine:.5f} "
+            f"(mean {found.mean_cosine:.5f}, least {found.min_cosine:.5f})"
+        )
+
+
+def _faces_per_second(networks: Sequence[nn.Module], size_px: int, batch: int, repeats: int) -> list[float]:
+    """Median rate of each network on one thread; the networks take turns."""
+    faces = torch.rand(batch, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for network in networks:
+            _seconds(network, faces, calls=1)  # allocates
+        calls = [math.ceil(_SHORTEST_REPEAT_S / _seconds(network, faces, calls=1)) for network in networks]
+        turns = [
+            [
+                _seconds(network, faces, calls=number) / number
+                for network, number in zip(networks, calls, strict=True)
+            ]
+            for _ in range(repeats)
+        ]
+    finally:
+        torch.set_num_threads(num_threads)
+    return [batch / statistics.median(seconds_R) for seconds_R in zip(*turns, strict=True)]
+
+
+def _seconds(network: nn.Module, faces: Tensor, *, calls: int) -> float:
+    with evaluating(network):
+        start = time.perf_counter()
+        for _ in range(calls):
+            network(faces)
+        return time.perf_counter() - start
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps to itself what torch and onnxruntime say to their own developers, which is no news of the file.
+
+    torch 2.13 warns of its own tree specifications, and that torchvision is absent; onnxruntime recommends a
+    clean-up of the graph that torch's exporter has done.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
