@@ -8,6 +8,7 @@ from distill.students.base import StudentSettings
 from distill.students.bridge import BridgeTiny, BridgeTinySettings
 from distill.students.ghostfacenet import GhostFaceNet, GhostFaceNetSettings
 from distill.students.iresnet import IResNet, IResNetSettings, IResNetSmallSettings
+from distill.students.mbf import Mbf, MbfSettings
 from distill.students.mobilefacenet import MobileFaceNet, MobileFaceNetSettings
 from distill.students.pocketnet import PocketNet, PocketNetSettings
 
@@ -16,6 +17,7 @@ AnyStudentSettings = Annotated[
     | GhostFaceNetSettings
     | IResNetSettings
     | IResNetSmallSettings
+    | MbfSettings
     | MobileFaceNetSettings
     | PocketNetSettings,
     Field(discriminator="name"),
@@ -30,6 +32,8 @@ __all__ = [
     "IResNet",
     "IResNetSettings",
     "IResNetSmallSettings",
+    "Mbf",
+    "MbfSettings",
     "MobileFaceNet",
     "MobileFaceNetSettings",
     "PocketNet",
