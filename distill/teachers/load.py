@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from distill.errors import TeacherError
 
@@ -31,12 +32,24 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str) -> None:
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise TeacherError(f"teacher.sha256: {path} has {digest}, expected {sha256}")
+    fill(network, weights, path)
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Loads tensors into `network`, all of them and no others.
+
+    Args:
+        path: Where they come from, for the error.
+
+    Raises:
+        TeacherError: If `network` has other tensors or shapes.
+    """
     expected = network.state_dict()
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or unknown:
         raise TeacherError(
-            f"teacher.weights: {path} does not fit {type(network).__name__}: it lacks {_some(missing)} "
-            f"and has {_some(unknown)} too many"
+            f"teacher.weights: {path} does not fit {type(network).__name__}: it lacks {some(missing)} "
+            f"and has {some(unknown)} too many"
         )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
@@ -64,7 +77,7 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     """The first names of a list and how many more there are, for a sentence."""
     shown = ", ".join(names[:3]) or "nothing"
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
