@@ -8,11 +8,16 @@ from distill.teachers.base import Teacher
 from distill.teachers.distilled import DistilledTeacherSettings
 from distill.teachers.embedded import EmbeddedTeacherSettings
 from distill.teachers.ensemble import EnsembleTeacherSettings
+from distill.teachers.pretrained import PretrainedTeacherSettings
 from distill.teachers.recipe import train_embedded_teacher, train_specialist_teacher
 from distill.teachers.specialist import SpecialistTeacherSettings
 
 AnyTeacherSettings = Annotated[
-    EmbeddedTeacherSettings | DistilledTeacherSettings | SpecialistTeacherSettings | EnsembleTeacherSettings,
+    EmbeddedTeacherSettings
+    | PretrainedTeacherSettings
+    | DistilledTeacherSettings
+    | SpecialistTeacherSettings
+    | EnsembleTeacherSettings,
     Field(discriminator="name", description="The frozen network that is imitated."),
 ]
 
@@ -21,6 +26,7 @@ __all__ = [
     "DistilledTeacherSettings",
     "EmbeddedTeacherSettings",
     "EnsembleTeacherSettings",
+    "PretrainedTeacherSettings",
     "SpecialistTeacherSettings",
     "Teacher",
     "train_embedded_teacher",

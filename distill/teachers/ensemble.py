@@ -18,10 +18,14 @@ from distill.settings import Settings
 from distill.teachers.base import Teacher
 from distill.teachers.distilled import DistilledTeacherSettings
 from distill.teachers.embedded import EmbeddedTeacherSettings
+from distill.teachers.pretrained import PretrainedTeacherSettings
 from distill.teachers.specialist import SpecialistTeacherSettings
 
 MemberSettings = Annotated[
-    EmbeddedTeacherSettings | DistilledTeacherSettings | SpecialistTeacherSettings,
+    EmbeddedTeacherSettings
+    | PretrainedTeacherSettings
+    | DistilledTeacherSettings
+    | SpecialistTeacherSettings,
     Field(discriminator="name"),
 ]
 
@@ -62,6 +66,11 @@ class EnsembleTeacher(Teacher):
             digest=hashlib.sha256(digests.encode()).hexdigest(),
             card={"name": "ensemble", "members": [member.card for member in members]},
         )
+
+    @property
+    def members(self) -> tuple[Teacher, ...]:
+        """The teachers, in the order of their embeddings."""
+        return tuple(module for module in self.network.modules() if isinstance(module, Teacher))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
