@@ -6,6 +6,7 @@ from pydantic import Field
 
 from distill.students.base import StudentSettings
 from distill.students.bridge import BridgeTiny, BridgeTinySettings
+from distill.students.edgeface import EdgeFace, EdgeFaceSettings
 from distill.students.ghostfacenet import GhostFaceNet, GhostFaceNetSettings
 from distill.students.iresnet import IResNet, IResNetSettings, IResNetSmallSettings
 from distill.students.mbf import Mbf, MbfSettings
@@ -14,6 +15,7 @@ from distill.students.pocketnet import PocketNet, PocketNetSettings
 
 AnyStudentSettings = Annotated[
     BridgeTinySettings
+    | EdgeFaceSettings
     | GhostFaceNetSettings
     | IResNetSettings
     | IResNetSmallSettings
@@ -27,6 +29,8 @@ __all__ = [
     "AnyStudentSettings",
     "BridgeTiny",
     "BridgeTinySettings",
+    "EdgeFace",
+    "EdgeFaceSettings",
     "GhostFaceNet",
     "GhostFaceNetSettings",
     "IResNet",
