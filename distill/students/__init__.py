@@ -12,6 +12,7 @@ from distill.students.iresnet import IResNet, IResNetSettings, IResNetSmallSetti
 from distill.students.mbf import Mbf, MbfSettings
 from distill.students.mobilefacenet import MobileFaceNet, MobileFaceNetSettings
 from distill.students.pocketnet import PocketNet, PocketNetSettings
+from distill.students.tinyfar import TinyFaR, TinyFaRSettings
 
 AnyStudentSettings = Annotated[
     BridgeTinySettings
@@ -21,7 +22,8 @@ AnyStudentSettings = Annotated[
     | IResNetSmallSettings
     | MbfSettings
     | MobileFaceNetSettings
-    | PocketNetSettings,
+    | PocketNetSettings
+    | TinyFaRSettings,
     Field(discriminator="name"),
 ]
 
@@ -43,4 +45,6 @@ __all__ = [
     "PocketNet",
     "PocketNetSettings",
     "StudentSettings",
+    "TinyFaR",
+    "TinyFaRSettings",
 ]
