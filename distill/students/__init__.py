@@ -12,6 +12,7 @@ from distill.students.iresnet import IResNet, IResNetSettings, IResNetSmallSetti
 from distill.students.mbf import Mbf, MbfSettings
 from distill.students.mobilefacenet import MobileFaceNet, MobileFaceNetSettings
 from distill.students.pocketnet import PocketNet, PocketNetSettings
+from distill.students.searchable import SearchableSettings, SearchableStudent
 from distill.students.tinyfar import TinyFaR, TinyFaRSettings
 
 AnyStudentSettings = Annotated[
@@ -23,6 +24,7 @@ AnyStudentSettings = Annotated[
     | MbfSettings
     | MobileFaceNetSettings
     | PocketNetSettings
+    | SearchableSettings
     | TinyFaRSettings,
     Field(discriminator="name"),
 ]
@@ -44,6 +46,8 @@ __all__ = [
     "MobileFaceNetSettings",
     "PocketNet",
     "PocketNetSettings",
+    "SearchableSettings",
+    "SearchableStudent",
     "StudentSettings",
     "TinyFaR",
     "TinyFaRSettings",
