@@ -1,12 +1,17 @@
 """What is wrong with a search-space file is said in full: place, path, what is allowed, what was given."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from distill.errors import InputError
+from distill.students import AnyStudentSettings
 from sweeps.space import SpaceError, load_space, parse_space
 
+EVERY_STUDENT = ", ".join(
+    kind.model_fields["name"].default for kind in get_args(get_args(AnyStudentSettings)[0])
+)
 GOOD = """\
 name: study
 objectives:
@@ -219,7 +224,7 @@ BAD = [
         "[bridge_tiny, mobilefacenet]",
         "[bridge_tinny, mobilefacenet]",
         [
-            "10: parameters.student.name must be one of bridge_tiny, iresnet_small, mobilefacenet, "
+            f"10: parameters.student.name must be one of {EVERY_STUDENT}, "
             "got 'bridge_tinny'; did you mean bridge_tiny?"
         ],
     ),
@@ -416,7 +421,8 @@ def test_yaml_tags_make_no_python_objects() -> None:
 
 def test_an_unknown_name_lists_the_packaged_spaces_and_the_nearest() -> None:
     with pytest.raises(
-        InputError, match=r"'quikstart': packaged are bridge, .*, quickstart, .*; did you mean quickstart\?"
+        InputError,
+        match=r"'quikstart': packaged are architecture, .*, quickstart, .*; did you mean quickstart\?",
     ):
         load_space("quikstart")
 
