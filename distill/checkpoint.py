@@ -116,9 +116,10 @@ def load_student(directory: Path) -> tuple[nn.Module, StudentCard]:
         raise InputError(f"{directory} is not a student's folder: it has no {WEIGHTS}")
     if (digest := sha256_of(path)) != card.sha256:
         raise InputError(f"{path} has sha256 {digest}, its card says {card.sha256}")
-    student = card.build()
+    with torch.device("meta"):  # every tensor comes from the file: nothing is drawn, nor read for a start
+        student = card.build()
     try:
-        student.load_state_dict(load_file(path))
+        student.load_state_dict(load_file(path), assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{path} does not fit a {card.student.name}: {error}") from error
     return student, card

@@ -1,8 +1,12 @@
 """How every group of settings behaves: frozen, strict, documented field by field."""
 
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+"""A file or folder of the user's, from where he named it: a cluster's workers run elsewhere."""
 
 
 class Settings(BaseModel):

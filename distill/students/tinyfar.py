@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill.errors import InputError
+from distill.settings import LocalPath
 from distill.students.base import StudentSettings
 
 NUM_FEATURES = 1280
@@ -53,7 +54,7 @@ class TinyFaRSettings(StudentSettings):
     name: Literal["tinyfar"] = "tinyfar"
     variant: Literal["a", "b", "c"] = "c"
     """Which TinyNet: a is the largest."""
-    weights: Path | None = None
+    weights: LocalPath | None = None
     """ImageNet weights of the TinyNet to start from, a safetensors file or a .pth file of tensors. Unset: it
     starts from scratch. Nothing is downloaded."""
 

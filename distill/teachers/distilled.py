@@ -1,13 +1,12 @@
 """A student as a teacher: what one study found is what the next one imitates."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from distill.checkpoint import StudentCard, load_student, read_card
 from distill.errors import InputError, TeacherError
-from distill.settings import Settings
+from distill.settings import LocalPath, Settings
 from distill.teachers.base import Teacher
 
 
@@ -15,7 +14,7 @@ class DistilledTeacherSettings(Settings):
     """A student that was distilled before, from the folder in which its trial or its study left it."""
 
     name: Literal["distilled"] = "distilled"
-    folder: Path
+    folder: LocalPath
     """A student's folder: `student.safetensors` and `student.json`."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Digest that its weights must have. Unset: the one on its card."""

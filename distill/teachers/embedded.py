@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from distill.settings import Settings
+from distill.settings import LocalPath, Settings
 from distill.students import IResNet
 from distill.teachers.base import Teacher
 from distill.teachers.load import load_weights, read_card
@@ -26,7 +26,7 @@ class EmbeddedTeacherSettings(Settings):
     """A small IResNet trained by ArcFace on authentic faces of the embedded world."""
 
     name: Literal["embedded"] = "embedded"
-    weights: Path | None = None
+    weights: LocalPath | None = None
     """A safetensors file that `distill teacher` wrote. Unset: the file that ships with the code."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Digest that the file must have. Unset: the one on the card beside it (same name, `.json`)."""

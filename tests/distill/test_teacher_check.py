@@ -15,7 +15,7 @@ from distill.errors import InputError, TeacherError
 from distill.faces import EmbeddedFacesSettings
 from distill.faces.packs import PairsSettings
 from distill.students import IResNet
-from distill.teacher_check import MARGIN, check_teacher, self_test
+from distill.teacher_check import check_teacher, self_test
 from distill.teachers import (
     EmbeddedTeacherSettings,
     EnsembleTeacherSettings,
@@ -23,7 +23,7 @@ from distill.teachers import (
     Teacher,
 )
 from distill.teachers.embedded import SHIPPED_WEIGHTS
-from distill.teachers.pretrained import Facts
+from distill.teachers.pretrained import MIRROR_MARGIN, Facts
 
 FACES = EmbeddedFacesSettings(domain="authentic").agreement_faces(64)
 SHIPPED: dict[str, Any] = {"weights": SHIPPED_WEIGHTS, "facts": Facts(size_px=32)}
@@ -77,11 +77,13 @@ def test_a_mirror_image_that_looks_otherwise_is_counted() -> None:
 def test_faces_must_differ_by_the_margin(degrees: float, passes: bool) -> None:
     angle = math.radians(degrees)
     faces = plain((1.0, 0.0, 0.0), (math.cos(angle), math.sin(angle), 0.0))
-    assert (1 - math.cos(angle) >= MARGIN) == passes
+    assert (1 - math.cos(angle) >= MIRROR_MARGIN) == passes
     if passes:
         self_test(teacher(Pooled()), faces)
     else:
-        told = rf"like its mirror image by 1\.00 and like others by 0\.72, which must differ by {MARGIN}"
+        told = (
+            rf"like its mirror image by 1\.00 and like others by 0\.72, which must differ by {MIRROR_MARGIN}"
+        )
         with pytest.raises(TeacherError, match=told):
             self_test(teacher(Pooled()), faces)
 
@@ -107,7 +109,7 @@ def test_one_face_is_no_test() -> None:
 
 
 def test_a_trained_teacher_passes() -> None:
-    (test,) = check_teacher(EmbeddedTeacherSettings(), EmbeddedTeacherSettings().load(), FACES)
+    test = self_test(EmbeddedTeacherSettings().load(), FACES)
     assert test.mirror_similarity > 0.95
     assert test.stranger_similarity < 0.1
 
@@ -167,10 +169,14 @@ def test_the_settings_say_which_pairs(tmp_path: Path) -> None:
         check_teacher(settings, settings.load(), FACES)
 
 
-def test_every_member_of_an_ensemble_is_tested() -> None:
+def test_a_teacher_that_was_made_here_is_not_tested_again() -> None:
+    assert check_teacher(EmbeddedTeacherSettings(), EmbeddedTeacherSettings().load(), FACES) == []
+
+
+def test_every_member_of_an_ensemble_that_others_trained_is_tested() -> None:
     good = PretrainedTeacherSettings(**SHIPPED)
     bad = PretrainedTeacherSettings(weights=SHIPPED_WEIGHTS, facts=Facts(size_px=32, mean=0.0, std=1.0))
-    settings = EnsembleTeacherSettings(members=(EmbeddedTeacherSettings(), good))
+    settings = EnsembleTeacherSettings(members=(good, EmbeddedTeacherSettings(), good))
     first, second = check_teacher(settings, settings.load(), FACES)
     assert first.mirror_similarity == second.mirror_similarity
     settings = EnsembleTeacherSettings(members=(EmbeddedTeacherSettings(), bad))

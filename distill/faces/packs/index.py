@@ -63,8 +63,8 @@ class PairIndex:
         genuine = int(self.is_genuine_P.sum())
         if genuine in (0, len(self.is_genuine_P)):
             raise InputError(
-                f"{what} must have genuine pairs and impostors to rank students on, and has {genuine:,} genuine "
-                f"and {len(self.is_genuine_P) - genuine:,} impostors"
+                f"{what} must have genuine pairs and impostors to rank students on, and has "
+                f"{genuine:,} genuine and {len(self.is_genuine_P) - genuine:,} impostors"
             )
         return PairFacts(group_names=self.group_names, num_impostors=int((~self.is_genuine_P).sum()))
 

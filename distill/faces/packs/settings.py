@@ -9,15 +9,15 @@ from distill.faces.packs.listed import listed_pairs, rfw_listings, rfw_pairs
 from distill.faces.packs.pickled import read_pack
 from distill.faces.pairs import VerificationPairs
 from distill.faces.settings import PairFacts
-from distill.settings import Settings
+from distill.settings import LocalPath, Settings
 
 
 class PairsSettings(Settings):
     """A verification benchmark on disk. What form it has is found out, never told."""
 
-    path: Path
+    path: LocalPath
     """A pack of InsightFace (`.bin`), a folder in RFW's layout, or the folder of what `pairs` lists."""
-    pairs: Path | None = None
+    pairs: LocalPath | None = None
     """A list of pairs of the images in `path`, in LFW's form or as CSV: see `distill.faces.packs.listed`."""
 
     def facts(self) -> PairFacts:

@@ -2,6 +2,13 @@
 
 from distill.teachers.pretrained.adaface import AdaFaceIR
 from distill.teachers.pretrained.preprocessing import Facts, Preprocessed, Preprocessing
-from distill.teachers.pretrained.settings import PretrainedTeacherSettings
+from distill.teachers.pretrained.settings import MIRROR_MARGIN, PretrainedTeacherSettings
 
-__all__ = ["AdaFaceIR", "Facts", "Preprocessed", "Preprocessing", "PretrainedTeacherSettings"]
+__all__ = [
+    "MIRROR_MARGIN",
+    "AdaFaceIR",
+    "Facts",
+    "Preprocessed",
+    "Preprocessing",
+    "PretrainedTeacherSettings",
+]

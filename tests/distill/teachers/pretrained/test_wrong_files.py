@@ -83,8 +83,8 @@ def test_a_safetensors_header_of_any_length_is_no_other_file(tmp_path: Path, len
     assert read_tensors(path)
 
 
-def test_a_missing_file_is_told() -> None:
-    assert "there is no file nowhere.pth" in refusal(Path("nowhere.pth"))
+def test_a_missing_file_is_told_by_where_it_was_looked_for() -> None:
+    assert f"there is no file {Path.cwd() / 'nowhere.pth'}" in refusal(Path("nowhere.pth"))
 
 
 def test_a_torchscript_archive_is_told(tmp_path: Path) -> None:
