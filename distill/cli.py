@@ -5,6 +5,7 @@ Heavy imports wait inside the commands, so that `--help` answers at once.
 
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,13 +63,17 @@ def numbers(nested: Any, *, prefix: str) -> dict[str, float]:
 
 
 def show(metrics: dict[str, float], about: dict[str, Any], *, as_json: bool) -> None:
-    """Prints metrics, a line each, or one JSON document of what they are about and them."""
+    """Prints metrics, a line each, or one JSON document of what they are about and them.
+
+    A metric that is not a number is undefined: null in JSON, which has no NaN.
+    """
     if as_json:
-        click.echo(json.dumps({**about, "metrics": metrics}, indent=2))
+        defined = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        click.echo(json.dumps({**about, "metrics": defined}, indent=2))
         return
     width = max(map(len, metrics))
     for name, value in metrics.items():
-        click.echo(f"{name:<{width}} {value:.6g}")
+        click.echo(f"{name:<{width}} {'undefined' if math.isnan(value) else f'{value:.6g}'}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,26 +111,42 @@ def train(config: Path, out: Path, overrides: tuple[str, ...], threads: int | No
 
 
 @main.command()
-@click.argument("student", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option(
     "--data",
-    type=click.Choice(["embedded-validation", "embedded-benchmark"]),
     default="embedded-benchmark",
     show_default=True,
-    help="Verification pairs to measure on.",
+    help="Verification pairs: embedded-validation, embedded-benchmark, a .bin pack, an RFW folder, or a "
+    "folder of images with --pairs.",
+)
+@click.option(
+    "--pairs", "pairs_file", type=click.Path(path_type=Path), help="The file that pairs up a folder's images."
+)
+@click.option(
+    "--size", "size_px", type=click.IntRange(min=1), help="Side of the faces, for a file that hides it."
 )
 @click.option("--fairness", is_flag=True, help="Also give counts, intervals and the noise floor by group.")
 @click.option("--identification", is_flag=True, help="Also look people up in a gallery.")
-@click.option("--speed", is_flag=True, help="Also time the student on one CPU thread.")
+@click.option("--speed", is_flag=True, help="Also time the model on one CPU thread.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @guarded
 def evaluate(
-    student: Path, data: str, fairness: bool, identification: bool, speed: bool, as_json: bool
+    model: str,
+    data: str,
+    pairs_file: Path | None,
+    size_px: int | None,
+    fairness: bool,
+    identification: bool,
+    speed: bool,
+    as_json: bool,
 ) -> None:
-    """Measures the student in the folder STUDENT on verification pairs."""
+    """Measures MODEL on verification pairs.
+
+    MODEL is a student's folder, an .onnx or .pt2 file, or an address in MLflow's registry such as
+    models:/face-student@champion.
+    """
     from dataclasses import asdict
 
-    from distill.checkpoint import load_student
     from distill.evaluation import (
         embed_pairs,
         fairness_report,
@@ -135,24 +156,25 @@ def evaluate(
         pair_similarity,
         static_efficiency,
     )
-    from distill.faces import EmbeddedFacesSettings
+    from distill.models import load_model, named_pairs
 
-    network, card = load_student(student)
-    faces = EmbeddedFacesSettings(size_px=card.size_px, captured_px=card.captured_px)
-    prefix = data.removeprefix("embedded-")
-    pairs = faces.benchmark_pairs() if prefix == "benchmark" else faces.validation_pairs()
+    loaded = load_model(model, size_px=size_px)
+    network, pairs = loaded.network, named_pairs(data, pairs_file, loaded)
     unit_ND = embed_pairs(network, pairs)
     similarity_P = pair_similarity(unit_ND, pairs)
-    metrics = pair_metrics(similarity_P, pairs, prefix=prefix)
+    metrics = pair_metrics(similarity_P, pairs, prefix=pairs.name)
     if fairness:
         report = fairness_report(similarity_P, pairs)
-        metrics |= numbers(asdict(report), prefix=f"{prefix}/fairness")
+        metrics |= numbers(asdict(report), prefix=f"{pairs.name}/fairness")
     if identification:
-        metrics |= identification_metrics(unit_ND, pairs, prefix=prefix)
-    metrics |= static_efficiency(network, size_px=card.size_px)
+        metrics |= identification_metrics(unit_ND, pairs, prefix=pairs.name)
+    metrics["efficiency/file_bytes"] = float(loaded.file.stat().st_size)
+    if loaded.card is not None:
+        metrics |= static_efficiency(network, size_px=loaded.size_px)
     if speed:
-        metrics |= measured_efficiency(network, size_px=card.size_px)
-    show(metrics, {"student": str(student), "data": pairs.name}, as_json=as_json)
+        metrics |= measured_efficiency(network, size_px=loaded.size_px)
+    about = {"model": model, "sha256": loaded.sha256, "data": data, "data_sha256": pairs.digest}
+    show(metrics, about, as_json=as_json)
 
 
 @main.command()
@@ -171,7 +193,7 @@ def evaluate(
     type=click.Choice(["metadata", "graph"]),
     default="metadata",
     show_default=True,
-    help="metadata: files take float32 (B, 3, H, H) in [-1, 1]. graph: uint8 (B, H, H, 3), a bitmap's pixels.",
+    help="metadata: files take float32 (B, 3, H, H) in [-1, 1]. graph: uint8 (B, H, H, 3), as bitmaps have.",
 )
 @click.option(
     "--data",
@@ -230,7 +252,7 @@ def shipping_faces(data: str, card: "StudentCard") -> "tuple[Tensor, Verificatio
     from distill.faces import EmbeddedFacesSettings
 
     world = EmbeddedFacesSettings(size_px=card.size_px, captured_px=card.captured_px)
-    pairs, others = world.benchmark(), world.validation()
+    pairs, others = world.benchmark_pairs(), world.validation_pairs()
     if data == "embedded-validation":
         pairs, others = others, pairs
     every = max(1, len(others.images_NCHW) // 256)  # images come person by person
@@ -282,6 +304,21 @@ def faces(grid: Path, size_px: int, identities: int, columns: int, seed: int) ->
 
     write_contact_sheet(grid, size_px=size_px, num_identities=identities, num_columns=columns, seed=seed)
     click.echo(f"wrote {grid}")
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Name of the files, less their suffixes."
+)
+@click.option("--sha256", help="Digest that the pickle must have.")
+@click.option("--licence", help="Under which its weights may be used, for the record.")
+@guarded
+def convert(source: Path, out: Path, sha256: str | None, licence: str | None) -> None:
+    """Makes a generator that trials can load of the StyleGAN2 pickle SOURCE, and executes nothing of it."""
+    from distill.faces.stylegan2.convert import convert as run
+
+    click.echo(f"wrote {run(source, out, sha256=sha256, licence=licence)} and its card")
 
 
 @main.command()

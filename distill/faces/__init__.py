@@ -6,13 +6,14 @@ from pydantic import Field
 
 from distill.faces.base import FaceGenerator
 from distill.faces.embedded import EmbeddedFacesSettings
+from distill.faces.generated import StyleGAN2FacesSettings
 from distill.faces.labelled import LabelledFaces
 from distill.faces.pairs import VerificationPairs
 from distill.faces.sheet import write_contact_sheet
 
 AnyFacesSettings = Annotated[
-    EmbeddedFacesSettings,
-    Field(description="Where faces come from."),
+    EmbeddedFacesSettings | StyleGAN2FacesSettings,
+    Field(discriminator="name", description="Where faces come from."),
 ]
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "EmbeddedFacesSettings",
     "FaceGenerator",
     "LabelledFaces",
+    "StyleGAN2FacesSettings",
     "VerificationPairs",
     "write_contact_sheet",
 ]

@@ -195,7 +195,8 @@ class _Trials:
     def _gates_of_base(self) -> list[str]:
         """What the faces of base alone say, for where no trial can be made; nothing if they are wrong too."""
         try:
-            return gate_metrics(trial_config({"faces": self._space.base.get("faces", {})}).faces)
+            faces = {key: value for key, value in self._space.base.items() if key == "faces"}
+            return gate_metrics(trial_config(faces).faces)
         except (ValidationError, InputError):
             return []
 

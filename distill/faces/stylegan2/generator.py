@@ -20,6 +20,7 @@ from distill.faces.stylegan2.network import Network
 from distill.faces.stylegan2.noise import face_noise
 
 NoiseMode = Literal["random", "const", "none"]
+Crop = Literal["ffhq", "none"]
 MAX_PIXELS = 2**22  # that are drawn at a time: 64 images of 256 px, 4 of 1024 px
 
 
@@ -68,6 +69,8 @@ class StyleGAN2(FaceGenerator):
         antialias: Whether pixels are averaged as far as the face is reduced. The paper, which reduces 213 px
             to 112, does not, and it hardly shows. Reducing 858 px (of 1024) to 112, or 213 to 32, leaves most
             pixels out: hair and edges turn into noise.
+        crop: `ffhq` cuts out `face_box`; `none` takes images whole, of a generator that was trained on faces
+            as they are aligned for recognition.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class StyleGAN2(FaceGenerator):
         psi: float = 1.0,
         noise: NoiseMode = "random",
         antialias: bool = False,
+        crop: Crop = "ffhq",
     ):
         super().__init__()
         architecture = network.architecture
@@ -90,7 +94,8 @@ class StyleGAN2(FaceGenerator):
         self.num_classes, self.group_names = architecture.c_dim, ()
         self.z_dim = architecture.z_dim + (1 if self.num_classes else 0)
         self.w_dim = architecture.w_dim
-        self._box = face_box(architecture.resolution)
+        side_px = architecture.resolution
+        self._box = face_box(side_px) if crop == "ffhq" else Box(0, side_px, 0, side_px)
         looks = ("stylegan2", sha256, size_px, float(psi), noise, antialias, tuple(self._box))
         self.digest = hashlib.sha256(repr(looks).encode()).hexdigest()
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from distill.errors import InputError
-from distill.faces.stylegan2.generator import NoiseMode, StyleGAN2
+from distill.faces.stylegan2.generator import Crop, NoiseMode, StyleGAN2
 from distill.faces.stylegan2.network import Architecture, Network
 from distill.settings import Settings
 
@@ -29,7 +29,13 @@ class GeneratorCard(Settings):
 
 
 def load_generator(
-    path: Path, *, size_px: int, psi: float = 1.0, noise: NoiseMode = "random", antialias: bool = False
+    path: Path,
+    *,
+    size_px: int,
+    psi: float = 1.0,
+    noise: NoiseMode = "random",
+    antialias: bool = False,
+    crop: Crop = "ffhq",
 ) -> StyleGAN2:
     """Loads a converted generator, every tensor of it, and verifies it.
 
@@ -50,7 +56,15 @@ def load_generator(
     except SafetensorError as error:
         raise InputError(f"{path} is no safetensors file ({error})") from error
     network = fitted(weights, card.architecture, what=str(path))
-    return StyleGAN2(network, sha256=card.sha256, size_px=size_px, psi=psi, noise=noise, antialias=antialias)
+    return StyleGAN2(
+        network,
+        sha256=card.sha256,
+        size_px=size_px,
+        psi=psi,
+        noise=noise,
+        antialias=antialias,
+        crop=crop,
+    )
 
 
 def read_card(path: Path) -> GeneratorCard:
