@@ -193,7 +193,7 @@ def evaluate(
     type=click.Choice(["metadata", "graph"]),
     default="metadata",
     show_default=True,
-    help="metadata: files take float32 (B, 3, H, H) in [-1, 1]. graph: uint8 (B, H, H, 3), as bitmaps have.",
+    help="metadata: files take float32 (B, 3, H, H) in [-1, 1]. graph: a bitmap's uint8 (B, H, H, 3).",
 )
 @click.option(
     "--data",
@@ -236,8 +236,8 @@ def export(
         return
     for result in results:
         click.echo(
-            f"wrote {result.path}: cosine with the student {result.parity.mean_cosine:.6f}, "
-            f"at least {result.parity.min_cosine:.6f}, over {result.parity.num_faces} faces"
+            f"wrote {result.path}: mean cosine with the student {result.parity.mean_cosine:.6f}, "
+            f"least {result.parity.min_cosine:.6f}, over {result.parity.num_faces} faces"
         )
     click.echo(f"{'format':<10}{'bytes':>12}{'accuracy':>10}{'faces/s at 1':>14}{'at 128':>10}")
     for row in facts:

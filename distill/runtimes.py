@@ -19,6 +19,7 @@ B: batch, D: width of the embedding, H: side of the image
 import functools
 import json
 import operator
+import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -218,7 +219,7 @@ def _session(path: Path, *, num_threads: int, device: str) -> Any:
         raise InputError(f"onnxruntime cannot run {path}: {_reason(error)}") from error
 
 
-def load_exported(path: Path | str) -> nn.Module:
+def load_exported(path: Path | str) -> "ExportedNetwork":
     """Reads a `torch.export` archive (`.pt2`), of one image input and one output of embeddings.
 
     Args:
@@ -271,9 +272,9 @@ class ExportedNetwork(_GraphNetwork):
             program = archive.json("models/model.json")
             try:
                 self._read(program["graph_module"], archive)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-                if isinstance(error, InputError):
-                    raise
+            except InputError:
+                raise
+            except Exception as error:  # what is not JSON as torch writes it may fail in any way
                 raise InputError(
                     f"{path} does not describe a network as torch.export does ({_reason(error)})"
                 ) from error
@@ -353,7 +354,7 @@ class ExportedNetwork(_GraphNetwork):
                 for name in step.finished:
                     del values[name]
             return values[self._embedding]
-        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, NotImplementedError) as error:
+        except Exception as error:  # a graph that does not fit together may fail in any way
             raise InputError(f"{self.path} cannot embed {tuple(pixels.shape)}: {_reason(error)}") from error
 
 
@@ -504,7 +505,9 @@ class _Archive:
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{path} is cut short or no archive ({_reason(error)})") from error
+            raise InputError(
+                f"{path} is cut short or no archive of torch.export ({_reason(error)})"
+            ) from error
         self._path = path
         self._members = {info.filename.partition("/")[2]: info for info in self._zip.infolist()}
 
@@ -520,7 +523,9 @@ class _Archive:
     def read(self, name: str) -> bytes:
         info = self._members.get(name)
         if info is None:
-            raise InputError(f"{self._path} is no archive of torch.export 2.10 or later: it has no {name}")
+            raise InputError(
+                f"{self._path} is cut short or no archive of torch.export 2.10 or later: it has no {name}"
+            )
         if info.compress_type != zipfile.ZIP_STORED:
             raise InputError(
                 f"{self._path} is refused: its member {name} is compressed, which torch never does"
@@ -555,4 +560,6 @@ class _Archive:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error, without onnxruntime's own preamble."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .* failed:)?", "", line)

@@ -1,0 +1,283 @@
+"""What users ship: each file embeds as the student does and says what it is, or is not left behind."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from distill.checkpoint import StudentCard, save_student
+from distill.cli import main
+from distill.errors import InputError, RefusedError
+from distill.export import (
+    FILES,
+    FORMATS,
+    ExportResult,
+    Format,
+    Preprocessing,
+    compare_formats,
+    export,
+    parity,
+)
+from distill.faces import EmbeddedFacesSettings, VerificationPairs
+from distill.runtimes import ExportedNetwork, OnnxNetwork, load_exported
+from distill.students import AnyStudentSettings, BridgeTinySettings, MobileFaceNetSettings, StudentSettings
+
+PX, DIM = 16, 12
+
+
+@pytest.fixture(scope="module")
+def pairs() -> VerificationPairs:
+    return EmbeddedFacesSettings(size_px=PX).validation_pairs()
+
+
+@pytest.fixture(scope="module")
+def faces(pairs: VerificationPairs) -> Tensor:
+    return pairs.images_NCHW[::30]
+
+
+def made(settings: StudentSettings, folder: Path, faces: Tensor) -> tuple[nn.Module, StudentCard]:
+    """A student with fresh weights, batch statistics of faces and slopes of every sign, as a folder too."""
+    torch.manual_seed(0)
+    network = settings.build(embedding_dim=DIM, size_px=PX)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.PReLU):
+                module.weight.uniform_(-0.5, 1.5)
+        network.train()(faces.float() / 127.5 - 1)
+    network.eval().requires_grad_(False)
+    about: dict[str, Any] = {"student": settings, "embedding_dim": DIM, "size_px": PX, "epoch": 1}
+    return network, save_student(network, folder, **about, metrics={}, teacher_digest="7" * 64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("student") / "best"
+
+
+@pytest.fixture(scope="module")
+def student(folder: Path, faces: Tensor) -> tuple[nn.Module, StudentCard]:
+    return made(BridgeTinySettings(), folder, faces)
+
+
+Shipped = Callable[[Format, Preprocessing], ExportResult]
+
+
+@pytest.fixture(scope="module")
+def shipped(
+    student: tuple[nn.Module, StudentCard], faces: Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> Shipped:
+    """The student's file of a format, written once."""
+
+    @functools.cache
+    def write(format: Format, preprocessing: Preprocessing) -> ExportResult:
+        out = tmp_path_factory.mktemp("shipped") / "new" / FILES[format]
+        return export(*student, out, format=format, faces=faces, preprocessing=preprocessing)
+
+    return write
+
+
+def opened(path: Path) -> OnnxNetwork | ExportedNetwork:
+    return load_exported(path) if path.suffix == ".pt2" else OnnxNetwork(path, num_threads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", get_args(get_args(AnyStudentSettings)[0]), ids=lambda s: s.__name__)
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_every_student_embeds_alike_from_its_file(
+    format: Format, settings: type[StudentSettings], tmp_path: Path, faces: Tensor
+) -> None:
+    chosen = settings(width=0.25) if settings is MobileFaceNetSettings else settings()
+    network, card = made(chosen, tmp_path / "best", faces)
+    result = export(network, card, tmp_path / FILES[format], format=format, faces=faces)
+    assert result.parity.min_cosine >= 0.9999
+    assert result.parity.num_faces == len(faces)
+    assert result.size_bytes == result.path.stat().st_size
+    exported = opened(result.path)
+    for batch in (1, 3):
+        images = faces[:batch].float() / 127.5 - 1
+        torch.testing.assert_close(exported(images), network(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+@pytest.mark.parametrize("preprocessing", ["metadata", "graph"])
+def test_a_file_embeds_alike_and_says_what_it_wants(
+    format: Format,
+    preprocessing: Preprocessing,
+    student: tuple[nn.Module, StudentCard],
+    faces: Tensor,
+    shipped: Shipped,
+) -> None:
+    network, card = student
+    path = shipped(format, preprocessing).path
+    exported = opened(path)
+    about = exported.metadata
+    assert (about["size_px"], about["embedding_dim"], about["color"]) == (str(PX), str(DIM), "RGB")
+    assert about["student_sha256"] == card.sha256
+    assert about["teacher_digest"] == "7" * 64
+    assert about["made_by"].startswith("face-distillation-sweeps ")
+    expected = network(faces[:3].float() / 127.5 - 1)
+    torch.testing.assert_close(exported(faces[:3].float() / 127.5 - 1), expected, rtol=1e-3, atol=1e-4)
+    # What the metadata promise, followed by hand, without this project's reader.
+    pixels = faces[:3] if about["layout"] == "NCHW" else faces[:3].permute(0, 2, 3, 1)
+    given = (pixels.float() - float(about["mean"])) / float(about["std"])
+    images = given.to(getattr(torch, about["dtype"])).contiguous()
+    assert tuple(images.shape[1:]) == ((3, PX, PX) if preprocessing == "metadata" else (PX, PX, 3))
+    if format == "onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        by_hand = torch.from_numpy(session.run(["embeddings"], {"images": images.numpy()})[0])
+    else:
+        by_hand = torch.export.load(path).module()(images)
+    torch.testing.assert_close(by_hand, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_files_tell_nothing_of_the_machine_that_made_them(format: Format, shipped: Shipped) -> None:
+    content = shipped(format, "metadata").path.read_bytes()
+    assert b"site-packages" not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
+
+
+@pytest.mark.parametrize("format", ["onnx", "onnx-int8"])
+def test_onnx_stays_within_what_old_runtimes_read(format: Format, shipped: Shipped) -> None:
+    model = onnx.load(shipped(format, "metadata").path, load_external_data=False)
+    assert model.ir_version == 8
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert "PRelu" not in {node.op_type for node in model.graph.node}
+    for end in (*model.graph.input, *model.graph.output):
+        assert end.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("preprocessing", ["metadata", "graph"])
+def test_eight_bits_make_a_smaller_file_that_embeds_nearly_alike(
+    preprocessing: Preprocessing, shipped: Shipped
+) -> None:
+    whole, small = (shipped(format, preprocessing) for format in ("onnx", "onnx-int8"))
+    assert small.size_bytes < 0.4 * whole.size_bytes
+    assert 0.99 <= small.parity.mean_cosine < whole.parity.mean_cosine
+    weights = onnx.load(small.path).graph.initializer
+    # Five of six convolutions, and the linear layer.
+    assert sum(tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1 for tensor in weights) == 6
+    assert opened(small.path).metadata == opened(whole.path).metadata
+
+
+def test_parity_is_the_cosine_of_each_face() -> None:
+    class Turned(nn.Module):
+        """The mean of red and green, turned by 60 degrees where the face is bright."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            plain = images[:, :2].mean(dim=(2, 3))
+            angle = torch.pi / 3 * (images.mean(dim=(1, 2, 3)) > 0)
+            x, y = plain.unbind(1)
+            cos, sin = angle.cos(), angle.sin()
+            return 7 * torch.stack([cos * x - sin * y, sin * x + cos * y], dim=1)
+
+    class Plain(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images[:, :2].mean(dim=(2, 3))
+
+    faces = torch.tensor([10, 10, 10, 250], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 4, 4)
+    found = parity(Plain(), Turned(), faces)
+    assert found.min_cosine == pytest.approx(0.5, abs=1e-6)
+    assert found.mean_cosine == pytest.approx(3.5 / 4, abs=1e-6)
+    assert found.num_faces == 4
+
+
+class Fickle(nn.Module):
+    """Embeds otherwise while it is exported, as a network does that was changed since."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.mean(dim=(2, 3))
+        return mean if torch.compiler.is_exporting() else mean.flip(1) + 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_that_embeds_otherwise_is_not_left(
+    format: Format, student: tuple[nn.Module, StudentCard], faces: Tensor, tmp_path: Path
+) -> None:
+    _, card = student
+    out = tmp_path / FILES[format]
+    out.write_text("the file of before")
+    with pytest.raises(
+        RefusedError, match=rf"the {format} file does not embed as the student does: over 32 "
+    ):
+        export(Fickle(), card, out, format=format, faces=faces)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert out.read_text() == "the file of before"
+
+
+def test_faces_of_another_size_are_refused(student: tuple[nn.Module, StudentCard], tmp_path: Path) -> None:
+    network, card = student
+    wrong = torch.zeros(2, 3, 20, 20, dtype=torch.uint8)
+    with pytest.raises(InputError, match=r"faces must be uint8 of shape \(N, 3, 16, 16\)"):
+        export(network, card, tmp_path / "s.onnx", format="onnx", faces=wrong)
+
+
+def test_a_student_comes_back_as_it_was(
+    student: tuple[nn.Module, StudentCard], faces: Tensor, tmp_path: Path
+) -> None:
+    network, card = student
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.train()
+    export(network, card, tmp_path / "s.pt2", format="pt2", faces=faces)
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    network.eval()
+
+
+def test_formats_are_measured_side_by_side(
+    student: tuple[nn.Module, StudentCard], pairs: VerificationPairs, shipped: Shipped
+) -> None:
+    network, card = student
+    result = shipped("onnx", "metadata")
+    threads = torch.get_num_threads()
+    itself, file = compare_formats(network, card, [result], pairs, repeats=1)
+    assert (itself.format, file.format) == ("pytorch", "onnx")
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    assert (itself.size_bytes, file.size_bytes) == (weights, result.path.stat().st_size)
+    assert file.accuracy == pytest.approx(itself.accuracy, abs=0.002)
+    assert all(set(row.faces_per_second) == {1, 128} for row in (itself, file))
+    assert all(rate > 0 for row in (itself, file) for rate in row.faces_per_second.values())
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.slow
+def test_the_command_writes_all_formats_and_tells_of_them(
+    student: tuple[nn.Module, StudentCard], folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "files"
+    arguments = ["export", str(folder), "--format", "all", "--out", str(out), "--preprocessing", "graph"]
+    done = CliRunner().invoke(main, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert {path.name for path in out.iterdir()} == set(FILES.values())
+    assert [row["format"] for row in told["formats"]] == ["pytorch", *FORMATS]
+    assert [file["size_bytes"] for file in told["files"]] == [
+        (out / FILES[format]).stat().st_size for format in FORMATS
+    ]
+    assert all(file["parity"]["mean_cosine"] > 0.99 for file in told["files"])
+
+
+@pytest.mark.slow
+def test_the_command_exits_with_3_where_a_file_cannot_embed_alike(tmp_path: Path) -> None:
+    network = BridgeTinySettings().build(embedding_dim=DIM, size_px=PX)
+    nn.init.constant_(network.get_parameter("fc.bias"), torch.nan)
+    about: dict[str, Any] = {"student": BridgeTinySettings(), "embedding_dim": DIM, "size_px": PX, "epoch": 1}
+    save_student(network, tmp_path / "best", **about, metrics={}, teacher_digest="7" * 64)
+    done = CliRunner().invoke(main, ["export", str(tmp_path / "best"), "--out", str(tmp_path / "files")])
+    assert done.exit_code == 3, done.output
+    assert "must be at least 0.9999, is nan" in done.stderr
+    assert not list((tmp_path / "files").iterdir())
+
+
+def test_the_command_names_a_folder_without_a_student(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["export", str(tmp_path), "--out", str(tmp_path / "files")])
+    assert done.exit_code == 2
+    assert "is not a student's folder" in done.stderr
