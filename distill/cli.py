@@ -1,4 +1,4 @@
-"""The `distill` command: one trial, one evaluation, one contact sheet. No cluster, no search.
+"""The `distill` command: one trial, one evaluation, one export at a time. No cluster, no search.
 
 Heavy imports wait inside the commands, so that `--help` answers at once.
 """
@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distill.checkpoint import StudentCard
-    from distill.faces import VerificationPairs
+    from distill.export import ExportResult, FormatFacts
     from distill.teachers.specialist import Group
 
 
@@ -76,6 +73,18 @@ def show(metrics: dict[str, float], about: dict[str, Any], *, as_json: bool) -> 
         click.echo(f"{name:<{width}} {'undefined' if math.isnan(value) else f'{value:.6g}'}")
 
 
+DATA = click.option(
+    "--data",
+    default="embedded-benchmark",
+    show_default=True,
+    help="Verification pairs: embedded-validation, embedded-benchmark, a .bin pack, an RFW folder, or a "
+    "folder of images with --pairs.",
+)
+PAIRS = click.option(
+    "--pairs", "pairs_file", type=click.Path(path_type=Path), help="The file that pairs up a folder's images."
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Distil a face-recognition teacher into a student: one trial at a time."""
@@ -112,16 +121,8 @@ def train(config: Path, out: Path, overrides: tuple[str, ...], threads: int | No
 
 @main.command()
 @click.argument("model")
-@click.option(
-    "--data",
-    default="embedded-benchmark",
-    show_default=True,
-    help="Verification pairs: embedded-validation, embedded-benchmark, a .bin pack, an RFW folder, or a "
-    "folder of images with --pairs.",
-)
-@click.option(
-    "--pairs", "pairs_file", type=click.Path(path_type=Path), help="The file that pairs up a folder's images."
-)
+@DATA
+@PAIRS
 @click.option(
     "--size", "size_px", type=click.IntRange(min=1), help="Side of the faces, for a file that hides it."
 )
@@ -178,7 +179,7 @@ def evaluate(
 
 
 @main.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option(
     "--format",
     "chosen",
@@ -195,68 +196,82 @@ def evaluate(
     show_default=True,
     help="metadata: files take float32 (B, 3, H, H) in [-1, 1]. graph: a bitmap's uint8 (B, H, H, 3).",
 )
+@DATA
+@PAIRS
 @click.option(
-    "--data",
-    type=click.Choice(["embedded-validation", "embedded-benchmark"]),
-    default="embedded-benchmark",
+    "--faces",
+    default="embedded-validation",
     show_default=True,
-    help="Verification pairs to measure on.",
+    help="Pairs, as for --data, on whose faces files are compared with the student, and 8 bits calibrated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @guarded
 def export(
-    model: Path,
+    model: str,
     chosen: Literal["onnx", "pt2", "onnx-int8", "all"],
     out: Path,
     preprocessing: Literal["metadata", "graph"],
     data: str,
+    pairs_file: Path | None,
+    faces: str,
     as_json: bool,
 ) -> None:
-    """Writes the student in the folder MODEL as files to ship, and measures them beside it.
+    """Writes the student MODEL as files to ship, and measures them beside it.
 
-    A file that does not embed as the student does is not left behind.
+    MODEL is a student's folder, or its address in MLflow's registry. A file that does not embed as the
+    student does is not left behind.
     """
     from dataclasses import asdict
 
-    from distill.checkpoint import load_student
+    from distill.errors import InputError, RefusedError
     from distill.export import FILES, FORMATS, compare_formats
     from distill.export import export as write
+    from distill.models import load_model, named_pairs
 
-    student, card = load_student(model)
-    faces, pairs = shipping_faces(data, card)
-    results = [
-        write(student, card, out / FILES[name], format=name, faces=faces, preprocessing=preprocessing)
-        for name in (FORMATS if chosen == "all" else (chosen,))
-    ]
-    facts = compare_formats(student, card, results, pairs)
+    loaded = load_model(model)
+    if loaded.card is None:
+        raise InputError(f"{model} must be a student's folder or address to be exported, it is a file")
+    pairs, compared = named_pairs(data, pairs_file, loaded), named_pairs(faces, None, loaded).images_NCHW
+    compared = compared[:: max(1, len(compared) // 256)][:256]  # images come person by person
+    results, refusals = [], []
+    for name in FORMATS if chosen == "all" else (chosen,):
+        try:
+            results.append(
+                write(
+                    loaded.network,
+                    loaded.card,
+                    out / FILES[name],
+                    format=name,
+                    faces=compared,
+                    preprocessing=preprocessing,
+                )
+            )
+        except RefusedError as error:  # the other formats are none the worse for it
+            refusals.append(str(error))
+    rows = compare_formats(loaded.network, loaded.card, results, pairs)
     if as_json:
         files = [{**asdict(result), "path": str(result.path)} for result in results]
-        about = {"model": str(model), "data": pairs.name, "preprocessing": preprocessing}
-        click.echo(json.dumps({**about, "files": files, "formats": [asdict(row) for row in facts]}, indent=2))
-        return
+        about = {"model": model, "data": data, "preprocessing": preprocessing}
+        click.echo(json.dumps({**about, "files": files, "formats": [asdict(row) for row in rows]}, indent=2))
+    else:
+        show_exports(results, rows)
+    if refusals:
+        raise RefusedError("\n".join(refusals))
+
+
+def show_exports(results: "list[ExportResult]", rows: "list[FormatFacts]") -> None:
+    """Prints where files are and how near to the student, and a table of the formats."""
     for result in results:
         click.echo(
             f"wrote {result.path}: mean cosine with the student {result.parity.mean_cosine:.6f}, "
             f"least {result.parity.min_cosine:.6f}, over {result.parity.num_faces} faces"
         )
     click.echo(f"{'format':<10}{'bytes':>12}{'accuracy':>10}{'faces/s at 1':>14}{'at 128':>10}")
-    for row in facts:
+    for row in rows:
         alone, together = row.faces_per_second.values()
         click.echo(
             f"{row.format:<10}{row.size_bytes:>12,}{row.accuracy:>10.4f}{alone:>14.0f}{together:>10.0f}"
         )
-
-
-def shipping_faces(data: str, card: "StudentCard") -> "tuple[Tensor, VerificationPairs]":
-    """Faces to compare and calibrate files on, and pairs of other people to measure them on."""
-    from distill.faces import EmbeddedFacesSettings
-
-    world = EmbeddedFacesSettings(size_px=card.size_px, captured_px=card.captured_px)
-    pairs, others = world.benchmark_pairs(), world.validation_pairs()
-    if data == "embedded-validation":
-        pairs, others = others, pairs
-    every = max(1, len(others.images_NCHW) // 256)  # images come person by person
-    return others.images_NCHW[::every][:256], pairs
 
 
 @main.command()
