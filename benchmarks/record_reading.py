@@ -1,8 +1,8 @@
-"""What reading a pack costs beside decoding: shuffled batches from disk, against Pillow with as many threads.
+"""What reading a pack costs beside decoding: shuffled batches, against Pillow with as many threads.
 
-The pack holds faces of the embedded world as JPEGs of 112 px. Plain decoding finds the same files in memory and
-throws the pixels away; reading finds them in the pack and makes batches of them, the next while the last is
-looked at. Both take turns, in the same shuffled order.
+The pack holds faces of the embedded world as JPEGs of 112 px. Plain decoding finds the same files in memory
+and throws the pixels away; reading finds them in the pack and makes batches of them, one ahead. Both take
+turns, in the same shuffled order. On a machine that others use, look at processor time.
 
 Run: python -m benchmarks.record_reading
 """
@@ -102,8 +102,8 @@ def main() -> None:
                 turns.append((ours, plain))
     mean_bytes = sum(map(len, jpegs)) / len(jpegs)
     print(
-        f"{len(jpegs):,} JPEGs of {SIZE_PX} px, {mean_bytes:,.0f} bytes each, {NUM_THREADS} threads; {TURNS} turns "
-        f"of {IMAGES_PER_TURN:,} images in batches of {BATCH_SIZE}"
+        f"{len(jpegs):,} JPEGs of {SIZE_PX} px, {mean_bytes:,.0f} bytes each, {NUM_THREADS} threads; {TURNS} "
+        f"turns of {IMAGES_PER_TURN:,} images in batches of {BATCH_SIZE}"
     )
     for kind, name in enumerate(("second", "second of processor time")):
         ours, plain = (statistics.median(rate[side][kind] for rate in turns) for side in range(2))

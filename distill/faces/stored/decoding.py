@@ -25,7 +25,7 @@ from distill.faces.store import ImageStore
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 2**26
 """Images of more pixels are refused before they are decoded: a few kilobytes can claim gigabytes."""
-IMAGES_PER_JOB = 8
+IMAGES_PER_JOB = 16
 FEW_IMAGES = 1000
 NUM_NAMED = 5
 

@@ -152,7 +152,7 @@ class RecordFile:
         fits_K = offset_K + HEAD_BYTES + length_K <= self.num_bytes
         needed_K = FIXED_BYTES + LABEL_BYTES * num_labels_K
         is_damaged_K = (head_KW[:, 0] != MAGIC) | (part_K > FIRST) | ~fits_K | (length_K < needed_K)
-        is_empty_K = (part_K == WHOLE) & (num_labels_K > 0) & (length_K == needed_K)
+        is_empty_K = ~is_damaged_K & (part_K == WHOLE) & (num_labels_K > 0) & (length_K == needed_K)
         for k in ((head_KW[:, 0] == MAGIC) & (part_K == FIRST)).nonzero()[0]:
             is_damaged_K[k], num_labels_K[k], label_K2[k] = self._head_of_parts(int(offset_K[k]))
         return _Heads(is_damaged_K, is_empty_K, num_labels_K, label_K2)
