@@ -6,13 +6,14 @@ from pydantic import Field
 
 from distill.faces.base import FaceGenerator
 from distill.faces.embedded import EmbeddedFacesSettings
+from distill.faces.files import FilesFacesSettings
 from distill.faces.generated import StyleGAN2FacesSettings
 from distill.faces.labelled import LabelledFaces
 from distill.faces.pairs import VerificationPairs
 from distill.faces.sheet import write_contact_sheet
 
 AnyFacesSettings = Annotated[
-    EmbeddedFacesSettings | StyleGAN2FacesSettings,
+    EmbeddedFacesSettings | FilesFacesSettings | StyleGAN2FacesSettings,
     Field(discriminator="name", description="Where faces come from."),
 ]
 
@@ -20,6 +21,7 @@ __all__ = [
     "AnyFacesSettings",
     "EmbeddedFacesSettings",
     "FaceGenerator",
+    "FilesFacesSettings",
     "LabelledFaces",
     "StyleGAN2FacesSettings",
     "VerificationPairs",

@@ -19,7 +19,7 @@ from distill.faces.stored.identified import Identified
 from distill.faces.stored.manifest import open_manifest, read_columns
 from distill.faces.stored.records import open_records
 from distill.faces.stored.views import HeldImages, JoinedImages, SelectedImages
-from distill.settings import Settings
+from distill.settings import LocalPath, Settings
 
 KINDS = "a .rec file, a folder with train.rec, a folder of identity folders, or a .csv or .parquet manifest"
 NOT_FACES = {
@@ -39,7 +39,7 @@ SHARE_TOLERANCE = 1e-6
 class SourceSettings(Settings):
     """One source of training faces."""
 
-    path: Path
+    path: LocalPath
     """A .rec file, with its .idx beside it; a folder with train.rec; a folder that has one folder of images
     for each identity; or a .csv or .parquet manifest with columns path, identity and, optionally, group."""
     authentic: bool = True
@@ -47,7 +47,7 @@ class SourceSettings(Settings):
     share: float | None = Field(default=None, gt=0, le=1)
     """Share of the images of the mix, where there are several sources. Unset, of all of them: every image of
     every source is used."""
-    groups: Path | None = None
+    groups: LocalPath | None = None
     """A CSV file with the columns identity and group, which tells the demographic group of every identity: by
     the name of its folder, its name in the manifest, or its number in the pack."""
     max_corrupt_share: float = Field(default=0.01, ge=0, lt=1)
