@@ -3,6 +3,7 @@
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def contents(faces: LabelledFaces) -> set[bytes]:
     return {image.numpy().tobytes() for image in images}
 
 
-EVERYTHING = {"num_classes": 1_000, "images_per_class": 1_000}
+EVERYTHING: dict[str, Any] = {"num_classes": 1_000, "images_per_class": 1_000}
 
 
 def test_a_named_pack_leaves_all_identities_to_training(root: Path) -> None:
@@ -152,7 +153,9 @@ def test_small_faces_are_reduced_from_sharp_ones(root: Path) -> None:
 
 def test_shares_are_of_one_whole(root: Path) -> None:
     for shares in ([0.5, 0.6], [0.5, None]):
-        sources = [{"path": root / name, "share": s} for name, s in zip(("real", "made"), shares, strict=True)]
+        sources = [
+            {"path": root / name, "share": s} for name, s in zip(("real", "made"), shares, strict=True)
+        ]
         with pytest.raises(ValidationError, match="give every source a share, or none"):
             settings(root, training=sources)
 
