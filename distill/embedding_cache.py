@@ -339,7 +339,7 @@ def _read_seal(mark: Path) -> str:
     """The checksum in a part's file; empty while it is not there whole."""
     try:
         text = mark.read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
     return text if len(text) == HEX_DIGITS else ""
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -68,6 +69,7 @@ class MethodContext:
         seed: Of every face that the student is shown.
         shard: Which part of every batch is this process's.
         device: Where its faces are to lie.
+        cache: The folder of embedding caches. None: embeddings are kept in this process's memory.
     """
 
     faces: AnyFacesSettings
@@ -77,6 +79,7 @@ class MethodContext:
     seed: int
     shard: Shard
     device: torch.device
+    cache: Path | None = None
 
 
 class Method(ABC):
@@ -85,12 +88,15 @@ class Method(ABC):
     Attributes:
         target: The frozen network that is imitated: the teacher, or one built on it.
         num_classes: C; None where faces have no labels.
-        teacher_centre_CD: The target's unit class centres, of shape (C, D); None where there are no labels.
     """
 
     target: Teacher
     num_classes: int | None = None
-    teacher_centre_CD: Tensor | None = None
+
+    @property
+    def teacher_centres(self) -> Tensor | None:
+        """The target's unit class centres, of shape (C, D); None where there are no labels."""
+        return None
 
     @abstractmethod
     def next_batch(self) -> Batch:

@@ -42,6 +42,7 @@ def train(
     directory: Path,
     continue_from: Path | None = None,
     process: Process | None = None,
+    cache: Path | None = None,
 ) -> dict[str, float]:
     """Trains a student and keeps its best weights.
 
@@ -55,18 +56,20 @@ def train(
         directory: Where the trial's state and its best student are kept.
         continue_from: Another trial's directory whose state is taken over when this one has none yet.
         process: The process this runs in. None: the one that torch.distributed describes.
+        cache: A folder, local or shared, where the teacher's embeddings of finite sets are kept for all
+            trials. None: they are kept in memory.
 
     Returns:
         The metrics of the best epoch, by `config.selection`.
 
     Raises:
-        InputError: If the teacher does not load whole.
+        InputError: If the teacher does not load whole, or the cache cannot be written.
         DivergenceError: If a loss or a metric is not finite. Nothing of that epoch is reported or kept.
     """
     process = process or Process.current()
     directory.mkdir(parents=True, exist_ok=True)
     parts = frozen_parts(config.faces, config.teacher, process.device)
-    trainer = Trainer(config, parts, process)
+    trainer = Trainer(config, parts, process, cache=cache)
     state = load_state(directory) or (load_state(continue_from) if continue_from else None)
     best = trainer.restore(state) if state else {}
 
@@ -98,7 +101,7 @@ def train(
 class Trainer:
     """A student in training: its optimiser, its method, and where they are."""
 
-    def __init__(self, config: TrialConfig, parts: Parts, process: Process):
+    def __init__(self, config: TrialConfig, parts: Parts, process: Process, *, cache: Path | None = None):
         self._config = config
         self._parts = parts
         self._process = process
@@ -110,11 +113,13 @@ class Trainer:
             seed=config.seed,
             shard=process.shard,
             device=process.device,
+            cache=cache,
         )
         self._method = config.method.build(context)
         self._target = self._method.target
         self.embedding_dim = config.student_dim()
-        self._compares_maps = any("feature_maps" in loss.needs for loss in config.losses_in_use().values())
+        needs = {need for loss in config.losses_in_use().values() for need in loss.needs}
+        self._compares_maps, self._compares_centres = "feature_maps" in needs, "teacher_centres" in needs
         self._target_stages = StageMaps(self._target.stages) if self._compares_maps else None
         torch.manual_seed(config.seed)
         self._learner = moved(self._make_learner(), process.device)
@@ -231,7 +236,7 @@ class Trainer:
             student_dim=self.embedding_dim,
             teacher_dim=self._target.embedding_dim,
             num_classes=method.num_classes,
-            teacher_centre_CD=method.teacher_centre_CD,
+            teacher_centre_CD=method.teacher_centres if self._compares_centres else None,
             student_maps=map_shapes(student, size_px=size_px) if self._compares_maps else (),
             teacher_maps=map_shapes(self._target.stages, size_px=self._target.input_px)
             if self._compares_maps

@@ -22,6 +22,7 @@ class WorkerTask:
         num_threads: CPU threads of this worker.
         num_workers: Ray Train workers of the trial; 0 when it trains in the caller's process.
         report: Told every epoch.
+        cache: Where the teacher's embeddings are kept for all trials; None keeps them in memory.
     """
 
     config: dict[str, Any]
@@ -30,6 +31,7 @@ class WorkerTask:
     num_threads: int
     num_workers: int
     report: Report
+    cache: Path | None = None
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
@@ -51,4 +53,5 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         report=task.report,
         directory=task.directory,
         continue_from=task.continue_from,
+        cache=task.cache,
     )

@@ -1,16 +1,23 @@
 """Methods on labelled sets: what a batch holds, what the teacher says of it, and that both are repeatable."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
+from torch import Tensor
 
-from distill.faces import EmbeddedFacesSettings
-from distill.methods import AnyMethodSettings, Batch, LabelledDistillation, MethodContext, Shard
+from distill import embedding_cache
+from distill.faces import AnyFacesSettings, EmbeddedFacesSettings, LabelledFaces
+from distill.faces.store import ImageStore
+from distill.losses.class_centres import mean_directions
+from distill.methods import AnyMethodSettings, Batch, LabelledDistillation, MethodContext, Shard, labelled
 from distill.methods.fair_kd import FairKDSettings
 from distill.methods.labelled import LabelledSettings, class_centres
+from distill.methods.sface import SFaceSettings
 from distill.teachers import EmbeddedTeacherSettings
 
 TEACHER = EmbeddedTeacherSettings().load()
@@ -18,12 +25,26 @@ METHODS = ("sface", "fair_kd", "bridge")
 
 
 def make(
-    name: str = "sface", *, shard: Shard | None = None, faces: Any = None, **settings: Any
+    name: str = "sface",
+    *,
+    shard: Shard | None = None,
+    faces: Any = None,
+    cache: Path | None = None,
+    **settings: Any,
 ) -> LabelledDistillation:
-    faces = faces or EmbeddedFacesSettings(size_px=16)
     chosen = {"num_classes": 12, "images_per_class": 4, **settings}
     method = TypeAdapter(AnyMethodSettings).validate_python({"name": name, **chosen})
     assert isinstance(method, LabelledSettings)
+    return build(method, faces=faces or EmbeddedFacesSettings(size_px=16), shard=shard, cache=cache)
+
+
+def build(
+    method: LabelledSettings,
+    *,
+    faces: EmbeddedFacesSettings,
+    shard: Shard | None = None,
+    cache: Path | None = None,
+) -> LabelledDistillation:
     context = MethodContext(
         faces=faces,
         generator=faces.generator(),
@@ -32,8 +53,29 @@ def make(
         seed=3,
         shard=shard or Shard(),
         device=torch.device("cpu"),
+        cache=cache,
     )
     return method.build(context)
+
+
+@pytest.fixture
+def as_if_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets what other tests drew, embedded and opened."""
+    monkeypatch.setattr(labelled, "_warm", type(labelled._warm)())
+    monkeypatch.setattr(embedding_cache, "_opened", {})
+
+
+@pytest.fixture
+def asked(as_if_anew: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many faces the teacher was asked about, call by call."""
+    calls: list[int] = []
+
+    def count(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return type(TEACHER).forward(TEACHER, images)
+
+    monkeypatch.setattr(TEACHER, "forward", count)
+    return calls
 
 
 def batches(method: LabelledDistillation, count: int) -> list[Batch]:
@@ -177,3 +219,174 @@ def test_agreement_is_told_only_between_embeddings_of_one_width() -> None:
     same = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     assert method.observe(student_BD=same, teacher_BD=same)["similarity"].item() == pytest.approx(1.0)
     assert method.observe(student_BD=same[:, :4], teacher_BD=same) == {}
+
+
+@pytest.mark.usefixtures("as_if_anew")
+@pytest.mark.parametrize("name", METHODS)
+def test_batches_from_a_file_are_those_from_memory_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    adapter: dict[str, Any] = {"adapter": {"name": "linear", "width": 64, "epochs": 2}}
+    adapter = adapter if name == "bridge" else {}
+    kept = make(name, **adapter)
+    known = (kept.teacher_centres, batches(kept, 3))
+    labelled._warm.clear()
+    mapped = make(name, cache=tmp_path, **adapter)
+    assert torch.equal(mapped.teacher_centres, known[0])
+    for expected, batch in zip(known[1], batches(mapped, 3), strict=True):
+        assert batch.teacher_BD is not None
+        assert expected.teacher_BD is not None
+        assert torch.equal(batch.teacher_BD, expected.teacher_BD)
+    assert len(list(tmp_path.glob("*/card.json"))) == 1
+
+
+def test_the_teacher_is_asked_once_for_all_trials(asked: list[int], tmp_path: Path) -> None:
+    batches(make(cache=tmp_path), 3)
+    assert sum(asked) == 2 * 48
+    asked.clear()
+    for _ in range(2):
+        labelled._warm.clear()
+        embedding_cache._opened.clear()
+        batches(make(cache=tmp_path, strategy="transfer", faces_per_class=2), 3)
+    assert asked == []
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_half_precision_reaches_the_loss_as_floats_of_three_digits(cached: bool, tmp_path: Path) -> None:
+    cache = tmp_path if cached else None
+    for whole, half in zip(
+        batches(make(), 3), batches(make(cache=cache, cache_dtype="float16"), 3), strict=True
+    ):
+        assert half.teacher_BD is not None
+        assert half.teacher_BD.dtype == torch.float32
+        torch.testing.assert_close(half.teacher_BD, whole.teacher_BD, rtol=2**-11, atol=2**-24)
+
+
+AUGMENTATION = {"least_area": 0.5, "brightness": 0.3, "erased_area": 0.2}
+
+
+def test_a_teacher_that_sees_clean_faces_says_of_augmented_ones_what_it_said_before(
+    asked: list[int], tmp_path: Path
+) -> None:
+    clean = batches(make(cache=tmp_path), 3)
+    asked.clear()
+    for expected, batch in zip(
+        clean, batches(make(cache=tmp_path, augmentation=AUGMENTATION), 3), strict=True
+    ):
+        assert not torch.equal(batch.images, expected.images)
+        assert batch.teacher_images is not None
+        assert torch.equal(batch.teacher_images, expected.images)
+        assert expected.teacher_BD is not None
+        assert batch.teacher_BD is not None
+        assert torch.equal(batch.teacher_BD, expected.teacher_BD)
+    assert asked == []
+
+
+def test_a_teacher_that_sees_what_the_student_sees_has_no_cache_and_says_so(
+    asked: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        method = make(cache=tmp_path, augmentation={**AUGMENTATION, "seen_by": "both"})
+    batch = method.next_batch()
+    assert "the teacher's embedding cache is off where method.augmentation.seen_by is both" in caplog.text
+    assert batch.teacher_BD is None
+    assert batch.teacher_images is None
+    assert asked == []
+    assert list(tmp_path.iterdir()) == []
+    embedding_BD = torch.zeros(8, 4)
+    assert method.observe(student_BD=embedding_BD, teacher_BD=embedding_BD)["teacher_cached"] == 0
+
+
+@pytest.mark.usefixtures("as_if_anew")
+def test_class_centres_are_those_of_clean_faces_whatever_the_teacher_sees(tmp_path: Path) -> None:
+    clean = make().teacher_centres
+    assert torch.equal(make(augmentation={**AUGMENTATION, "seen_by": "both"}).teacher_centres, clean)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_see_the_same_augmented_face_where_the_student_sees_less_of_it() -> None:
+    faces = EmbeddedFacesSettings(size_px=16, captured_px=32)
+    clean = make("bridge", faces=faces).next_batch()
+    both = {**AUGMENTATION, "seen_by": "both"}
+    batch = make("bridge", faces=faces, augmentation=both, adapter={"name": "none"}).next_batch()
+    assert batch.teacher_images is not None
+    assert clean.teacher_images is not None
+    assert batch.images.shape == (8, 3, 16, 16)
+    assert batch.teacher_images.shape == (8, 3, 32, 32)
+    assert not torch.equal(batch.teacher_images, clean.teacher_images)
+    torch.testing.assert_close(
+        F.avg_pool2d(batch.teacher_images, 2).mean((1, 2, 3)), batch.images.mean((1, 2, 3)), atol=0.05, rtol=0
+    )
+
+
+def test_workers_share_the_augmented_batch_of_one() -> None:
+    whole = make(augmentation=AUGMENTATION).next_batch()
+    halves = [
+        make(shard=Shard(rank=rank, world_size=2), augmentation=AUGMENTATION).next_batch()
+        for rank in range(2)
+    ]
+    assert torch.equal(whole.images, torch.cat([half.images for half in halves]))
+
+
+class HoledStore(ImageStore):
+    """A drawn set of which some images cannot be read."""
+
+    def __init__(self, drawn: LabelledFaces, unreadable: list[int]):
+        assert isinstance(drawn.images, Tensor)
+        self._images, self._unreadable = drawn.images, torch.tensor(unreadable)
+        self.digest = f"{drawn.digest} without {unreadable}"
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        readable_B = ~torch.isin(index_B, self._unreadable)
+        return self._images[index_B] * readable_B[:, None, None, None], readable_B
+
+
+class FromStore(SFaceSettings):
+    """SFace on a store: images 1 and 2 of class 0 and all but image 3 of class 1 cannot be read."""
+
+    def draw(self, faces: AnyFacesSettings) -> LabelledFaces:
+        drawn = super().draw(faces)
+        return LabelledFaces(
+            images=HoledStore(drawn, [1, 2, 4, 5, 6]),
+            label_N=drawn.label_N,
+            group_N=drawn.group_N,
+            authentic_N=drawn.authentic_N,
+            group_names=drawn.group_names,
+        )
+
+
+@pytest.mark.usefixtures("as_if_anew")
+@pytest.mark.parametrize("adapter", ["none", "linear"])
+def test_faces_that_cannot_be_read_are_replaced_counted_and_left_out_of_centres(
+    adapter: str, tmp_path: Path
+) -> None:
+    settings = FromStore.model_validate(
+        {
+            "num_classes": 4,
+            "images_per_class": 4,
+            "adapter": {"name": adapter} | ({"epochs": 1, "width": 64} if adapter == "linear" else {}),
+        }
+    )
+    method = build(settings, faces=EmbeddedFacesSettings(size_px=16), cache=tmp_path)
+    corrupt = 0.0
+    for _ in range(2):  # the whole set of 16, in batches of 8
+        batch = method.next_batch()
+        assert batch.teacher_BD is not None
+        assert batch.teacher_BD.isfinite().all()
+        torch.testing.assert_close(batch.teacher_BD, method.target(batch.images), rtol=1e-4, atol=1e-4)
+        observed = method.observe(student_BD=batch.teacher_BD, teacher_BD=batch.teacher_BD)
+        corrupt += observed["corrupt_share"].item() / 2
+    assert corrupt == pytest.approx(5 / 16)
+    embedding_2ND = method._known.embeddings
+    assert embedding_2ND.isnan().any(2)[0].nonzero().squeeze(1).tolist() == [1, 2, 4, 5, 6]
+    only_one = F.normalize(F.normalize(embedding_2ND[:, 7].float(), dim=1).sum(0), dim=0)
+    torch.testing.assert_close(method.teacher_centres[1], only_one)
+
+
+def test_centres_of_many_faces_are_those_of_all_at_once() -> None:
+    rng = torch.Generator().manual_seed(0)
+    embedding_2ND = torch.randn(2, 10_000, 16, generator=rng)
+    label_N = torch.randint(50, (10_000,), generator=rng)
+    at_once = mean_directions(F.normalize(embedding_2ND, dim=-1).sum(0), label_N, num_classes=50)
+    assert torch.equal(class_centres(embedding_2ND, label_N), at_once)

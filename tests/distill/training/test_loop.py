@@ -163,3 +163,31 @@ def test_the_learning_rate_falls_as_the_schedule_says(
 ) -> None:
     share = learning_rate_share(schedule, step=step, steps_per_epoch=10, epochs=4)
     assert math.isclose(share, expected)
+
+
+BRIEF = {"epochs": 1, "faces_per_epoch": 64, "batch_size": 32}
+
+
+def test_a_cache_changes_where_embeddings_are_kept_and_nothing_else(tmp_path: Path) -> None:
+    config = small(
+        training=BRIEF,
+        method={"name": "sface", "num_classes": 16, "images_per_class": 8, "faces_per_class": 2},
+        losses={"cosine": {"weight": 1.0}, "hinton_kl": {"weight": 1.0}},
+    )
+    in_memory, in_file = Reports(), Reports()
+    train(config, report=in_memory, directory=tmp_path / "memory")
+    train(config, report=in_file, directory=tmp_path / "file", cache=tmp_path / "caches")
+    assert [*map(comparable, in_file)] == [*map(comparable, in_memory)]
+    assert len(list((tmp_path / "caches").glob("*/card.json"))) == 1
+
+
+@pytest.mark.parametrize(("seen_by", "cached"), [("student", None), ("both", 0.0)])
+def test_augmented_faces_train_a_student_and_it_is_recorded_where_nothing_is_cached(
+    tmp_path: Path, seen_by: str, cached: float | None
+) -> None:
+    reports = Reports()
+    augmentation = {"seen_by": seen_by, "least_area": 0.6, "brightness": 0.2}
+    method = {"name": "sface", "num_classes": 16, "images_per_class": 8, "augmentation": augmentation}
+    train(small(method=method, training=BRIEF), report=reports, directory=tmp_path, cache=tmp_path / "caches")
+    assert reports[-1].get("train/teacher_cached") == cached
+    assert (tmp_path / "caches").exists() == (cached is None)
