@@ -16,8 +16,10 @@ import optuna
 import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from distill.errors import InputError
 from distill.evaluation import evaluate_pairs, static_efficiency
 from distill.teachers import Teacher
+from sweeps.caching import build_caches, cache_folder, tell_of_damage
 from sweeps.checks import Check
 from sweeps.errors import RefusedError
 from sweeps.home import Home, StudyFolder
@@ -222,9 +224,15 @@ class _Sweep:
         )
         interrupted = False
         try:
+            build_caches(self._space, home=self._home, concurrent=concurrent, display=self._display)
             self._fit(concurrent)
         except KeyboardInterrupt:
             interrupted = True
+        except InputError:  # no trial could do without
+            self._tracker.finish_sweep(status="FAILED", metrics={}, leaderboard_csv="")
+            self._tracker.close()
+            raise
+        tell_of_damage(self._home, self._display)
         for number in fail_orphans(self._study, retry=True):
             interrupted = True
             self._tracker.finish_trial(number, state="interrupted", best={}, student=None)
@@ -253,7 +261,7 @@ class _Sweep:
     def _fit(self, concurrent: int) -> None:
         storage = str(self._folder.root / "tune")
         ray.tune.Tuner(
-            trainable(self._space.resources, storage_path=storage),
+            trainable(self._space.resources, storage_path=storage, cache=cache_folder(self._home)),
             tune_config=ray.tune.TuneConfig(
                 search_alg=StudySearcher(
                     self._study,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console, ConsoleDimensions, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.live import Live
 
 from sweeps.capture import CapturedOutput, captured_output
@@ -66,6 +66,7 @@ class SweepDisplay:
         self._symbols = console.encoding.lower().startswith("utf")
         self._lock = threading.Lock()
         self._home = Path()
+        self._caching, self._tenths = "", -1
         self._progress = SweepProgress(
             space=space, name=space.name, num_trials=space.search.num_trials, began=clock()
         )
@@ -124,6 +125,24 @@ class SweepDisplay:
         self._line("")
         if self._mode == "live":
             self._live.start()
+
+    def note(self, sentence: str) -> None:
+        """Something that the person at the terminal should know."""
+        self._line(sentence)
+
+    def caching(self, num_done: int, num_parts: int, *, images_per_second: float) -> None:
+        """So much is there of an embedding cache that trials will need."""
+        pace = f", {images_per_second:,.0f} images a second" if images_per_second else ""
+        with self._lock:
+            tenths, self._tenths = self._tenths, 10 * num_done // num_parts
+            self._caching = f"caching the teacher's embeddings: {num_done}/{num_parts} parts{pace}"
+        if self._tenths != tenths:
+            self._event(self._caching)
+
+    def caching_ended(self) -> None:
+        """The cache is there, or nobody builds it any more."""
+        with self._lock:
+            self._caching, self._tenths = "", -1
 
     def trial_started(self, number: int, params: Mapping[str, Any]) -> None:
         """A trial begins."""
@@ -185,9 +204,11 @@ class SweepDisplay:
     def _picture(self) -> RenderableType:
         with self._lock:
             size = self._console.size = _terminal_size(self._console)
-            return self._progress.picture(
-                width=size.width, height=size.height, now=self._clock(), symbols=self._symbols
+            height = size.height - 1 if self._caching else size.height
+            picture = self._progress.picture(
+                width=size.width, height=height, now=self._clock(), symbols=self._symbols
             )
+            return Group(self._caching[: size.width], picture) if self._caching else picture
 
     def _objectives(self) -> str:
         return " and ".join(f"{o.metric} ({o.direction})" for o in self._space.objectives)

@@ -45,7 +45,7 @@ class TrialTask(TypedDict):
     continue_from: str | None
 
 
-def run_in_place(task: TrialTask, *, num_threads: int) -> None:
+def run_in_place(task: TrialTask, *, num_threads: int, cache: Path | None) -> None:
     """A Tune function: trains in the trial's own actor."""
 
     def report(metrics: dict[str, float], checkpoint: Path) -> None:
@@ -53,7 +53,9 @@ def run_in_place(task: TrialTask, *, num_threads: int) -> None:
 
     TorchTrainer(
         train_worker,
-        train_loop_config=_loop_config(task, num_threads=num_threads, num_workers=0, report=report),
+        train_loop_config=_loop_config(
+            task, num_threads=num_threads, num_workers=0, report=report, cache=cache
+        ),
         scaling_config=ray.train.ScalingConfig(num_workers=0),
     ).fit()
 
@@ -71,7 +73,8 @@ class DistributedTrial(ray.tune.Trainable):
 
         Args:
             config: A `TrialTask`.
-            parameters: `resources`, the space's, and `storage_path`, where Ray Train may write.
+            parameters: `resources`, the space's, `storage_path`, where Ray Train may write, and `cache`,
+                where teachers' embeddings are kept.
         """
         resources: ResourcesSettings = parameters["resources"]
         task = cast(TrialTask, config)
@@ -86,6 +89,7 @@ class DistributedTrial(ray.tune.Trainable):
                 num_threads=resources.num_threads,
                 num_workers=resources.workers_per_trial,
                 report=_QueueReport(self._reports),
+                cache=parameters["cache"],
             ),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
@@ -163,21 +167,33 @@ class _SendController(ControllerCallback):
         self._controllers.put(ray.get_runtime_context().current_actor)
 
 
-def trainable(resources: ResourcesSettings, *, storage_path: str, distributed: bool | None = None) -> Any:
+def trainable(
+    resources: ResourcesSettings,
+    *,
+    storage_path: str,
+    cache: Path | None = None,
+    distributed: bool | None = None,
+) -> Any:
     """What Tune runs for each trial, with the resources that each needs.
 
     Args:
         storage_path: Where Ray Train may write, on every node.
+        cache: Where teachers' embeddings are kept for all trials, on every node. None: each trial's process
+            keeps its own.
         distributed: Whether a trial has workers of its own. None: when there are several.
     """
     if not (distributed or resources.workers_per_trial > 1):
-        function = ray.tune.with_parameters(run_in_place, num_threads=resources.num_threads)
+        function = ray.tune.with_parameters(run_in_place, num_threads=resources.num_threads, cache=cache)
         return ray.tune.with_resources(function, resources.per_worker())
-    coordinated = ray.tune.with_parameters(DistributedTrial, resources=resources, storage_path=storage_path)
+    coordinated = ray.tune.with_parameters(
+        DistributedTrial, resources=resources, storage_path=storage_path, cache=cache
+    )
     return ray.tune.with_resources(coordinated, COORDINATOR)
 
 
-def _loop_config(task: TrialTask, *, num_threads: int, num_workers: int, report: Report) -> dict[str, Any]:
+def _loop_config(
+    task: TrialTask, *, num_threads: int, num_workers: int, report: Report, cache: Path | None
+) -> dict[str, Any]:
     worker_task = WorkerTask(
         config=task["config"],
         directory=Path(task["directory"]),
@@ -185,6 +201,7 @@ def _loop_config(task: TrialTask, *, num_threads: int, num_workers: int, report:
         num_threads=num_threads,
         num_workers=num_workers,
         report=report,
+        cache=cache,
     )
     return {"task": worker_task}
 

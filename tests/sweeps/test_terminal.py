@@ -136,6 +136,15 @@ def test_a_long_leaderboard_is_cut_and_says_where_the_rest_is(space: SearchSpace
     assert "\nand 3 more: sweeps leaderboard quickstart --home /runs\n" in capfd.readouterr().out
 
 
+def test_a_cache_in_the_making_is_told_each_tenth_of_the_way(space: SearchSpace, capfd) -> None:
+    with sweep_display(space) as display:
+        for num_done in range(41):
+            display.caching(num_done, 40, images_per_second=1234.5)
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "caching the teacher's embeddings: 0/40 parts, 1,234 images a second"
+    assert [line.split()[4] for line in lines] == [f"{num_done}/40" for num_done in range(0, 41, 4)]
+
+
 class Terminal:
     """A terminal of 80 x 24 that keeps everything that was written on it."""
 
@@ -184,3 +193,22 @@ def test_a_terminal_gets_its_cursor_back_after_an_error(space: SearchSpace) -> N
     hide, show = "\x1b[?25l", "\x1b[?25h"
     written = terminal.close()
     assert written.rindex(show) > written.rindex(hide)
+
+
+def test_a_terminal_shows_a_cache_in_the_making_above_the_picture_while_it_is_made(
+    space: SearchSpace,
+) -> None:
+    terminal = Terminal()
+    with captured_output() as captured:
+        console = Console(file=terminal.stream, force_terminal=True, color_system=None)
+        display = SweepDisplay(space, captured, console, mode="live", clock=lambda: 0.0)
+        drawn = []
+        display.caching(3, 7, images_per_second=500.0)
+        for _ in range(2):
+            with console.capture() as capture:
+                console.print(display._picture())
+            drawn.append(capture.get().splitlines())
+            display.caching_ended()
+    terminal.close()
+    assert drawn[0][0] == "caching the teacher's embeddings: 3/7 parts, 500 images a second"
+    assert drawn[0][1:] == drawn[1]
