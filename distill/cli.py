@@ -97,8 +97,13 @@ def main() -> None:
 )
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Overrides a field of the config.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores unless told.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Folder of embedding caches. [default: OUT/cache]"
+)
 @guarded
-def train(config: Path, out: Path, overrides: tuple[str, ...], threads: int | None) -> None:
+def train(
+    config: Path, out: Path, overrides: tuple[str, ...], threads: int | None, cache: Path | None
+) -> None:
     """Trains one student as the YAML file CONFIG says; goes on where OUT holds an unfinished training."""
     import torch
 
@@ -114,7 +119,7 @@ def train(config: Path, out: Path, overrides: tuple[str, ...], threads: int | No
         figures = "  ".join(f"{name} {metrics[name]:.4g}" for name in dict.fromkeys(shown) if name in metrics)
         click.echo(f"epoch {int(metrics['epoch'])}/{trial.training.epochs}  {figures}")
 
-    best = run(trial, report=report, directory=out)
+    best = run(trial, report=report, directory=out, cache=cache or out / "cache")
     metric = trial.selection.metric
     click.echo(f"best: epoch {int(best['epoch'])}, {metric} {best[metric]:.4f}, in {out}")
 

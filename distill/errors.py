@@ -14,4 +14,5 @@ class DivergenceError(RuntimeError):
 
 
 class RefusedError(RuntimeError):
-    """A check refused what was made, and nothing of it is left. The command line exits with 3."""
+    """A check refused: a preflight, a gate, a lock, an export. Nothing was changed. The command line exits
+    with 3."""

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from distill.errors import InputError
-from sweeps.errors import RefusedError
+from distill.errors import InputError, RefusedError
 
 
 class CapturedOutput:

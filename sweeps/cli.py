@@ -3,7 +3,6 @@
 Heavy imports wait inside the commands, so that `--help` answers at once.
 """
 
-import functools
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from typing import Any
 
 import click
 
-from distill.cli import fail, guarded
+from distill.cli import guarded
 
 HOME = click.option("--home", metavar="DIR", help="Where studies live. [default: $SWEEPS_HOME, else ./runs]")
 TRACKING = click.option(
@@ -41,18 +40,8 @@ def main() -> None:
 
 
 def command(function: Callable[..., Any]) -> click.Command:
-    """A command whose refusals end it with code 3, a sentence each, beside what `guarded` does."""
-
-    @functools.wraps(function)
-    def guard(**kwargs: Any) -> Any:
-        from sweeps.errors import RefusedError
-
-        try:
-            return function(**kwargs)
-        except RefusedError as error:
-            fail(str(error), code=3)
-
-    return main.command(name=function.__name__.rstrip("_"))(guarded(guard))
+    """A command that ends as users expect, see `guarded`."""
+    return main.command(name=function.__name__.rstrip("_"))(guarded(function))
 
 
 @command
@@ -150,7 +139,7 @@ def validate(space: str, overrides: tuple[str, ...], address: str | None, as_jso
 @AS_JSON
 def doctor(home: str | None, tracking_uri: str | None, address: str | None, as_json: bool) -> None:
     """Runs the checks that precede every sweep, alone."""
-    from sweeps.errors import RefusedError
+    from distill.errors import RefusedError
     from sweeps.home import Home
     from sweeps.sweep import diagnose
 
@@ -201,7 +190,7 @@ def status(name: str, home: str | None, as_json: bool) -> None:
 @HOME
 def stop(name: str, home: str | None) -> None:
     """Ends the sweep that drives the study NAME on this machine, as Ctrl-C would."""
-    from sweeps.errors import RefusedError
+    from distill.errors import RefusedError
     from sweeps.home import Home
     from sweeps.study import load_study
 

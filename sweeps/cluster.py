@@ -27,8 +27,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming
 import ray
 import torch
 
+from distill.errors import RefusedError
 from sweeps.checks import Check
-from sweeps.errors import RefusedError
 from sweeps.home import Home
 from sweeps.space import ResourcesSettings
 

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.errors import InputError
-from sweeps.errors import RefusedError
+from distill.errors import InputError, RefusedError
 
 HOME_VARIABLE = "SWEEPS_HOME"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"

@@ -143,7 +143,12 @@ class Ledger(Callback):
             number,
             name=run_name(number, params, config),
             params=flatten(config.model_dump(mode="json")) | config.equivalents(),
-            tags={"method": config.method.name, "student": config.student.name, "seed": str(config.seed)},
+            tags={
+                "method": config.method.name,
+                "student": config.student.name,
+                "student_init": config.student.init,
+                "seed": str(config.seed),
+            },
             datasets=lambda: self._dataset_records(config.faces),
             config_json=config.model_dump_json(indent=2),
         )

@@ -6,7 +6,9 @@ the benchmark.
 """
 
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,19 +24,34 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from torch import nn
 
 import distill
 from distill.checkpoint import BEST, StudentCard, load_student
 from distill.config import TrialConfig
-from distill.errors import InputError
-from distill.evaluation import evaluate_pairs, static_efficiency
-from sweeps.errors import RefusedError
+from distill.errors import InputError, RefusedError
+from distill.evaluation import (
+    Interval,
+    accuracy_interval,
+    embed_pairs,
+    pair_metrics,
+    pair_similarity,
+    static_efficiency,
+)
+from distill.export import FILES, export
+from distill.faces import StyleGAN2FacesSettings, VerificationPairs
+from distill.faces.stylegan2 import read_card as read_generator_card
+from distill.teachers import Teacher
 from sweeps.home import Home
 from sweeps.leaderboard import TrialRow, rank
+from sweeps.model_card import Subject, model_card
 from sweeps.space import Bound, SearchSpace
 from sweeps.study import load_study, read_space, trial_rows
 
 SERVING_REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "pillow")
+MODEL_CARD = "MODEL_CARD.md"
+MAX_DESCRIPTION = 5_000  # characters that MLflow's databases keep of a version's description
+COMPARED_FACES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +75,15 @@ class Candidate:
     """The student that was selected, and what the benchmark says of it and of its teacher."""
 
     row: TrialRow
+    config: TrialConfig
     card: StudentCard
     folder: Path
+    teacher: Teacher
+    benchmark: VerificationPairs
     metrics: Mapping[str, float]
     teacher_metrics: Mapping[str, float]
+    interval: Interval
+    teacher_interval: Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,17 +161,28 @@ def measure(home: Home, name: str, space: SearchSpace, row: TrialRow, config: Tr
     student, card = load_student(folder)
     teacher = config.teacher.load()
     benchmark = config.faces.benchmark_pairs()
+    (metrics, interval), (teacher_metrics, teacher_interval) = (
+        _on_benchmark(network, benchmark) for network in (student, teacher)
+    )
     return Candidate(
         row=row,
+        config=config,
         card=card,
         folder=folder,
-        metrics={
-            **card.metrics,
-            **evaluate_pairs(student, benchmark, prefix="benchmark"),
-            **static_efficiency(student, size_px=card.size_px),
-        },
-        teacher_metrics=evaluate_pairs(teacher, benchmark, prefix="benchmark"),
+        teacher=teacher,
+        benchmark=benchmark,
+        metrics={**card.metrics, **metrics, **static_efficiency(student, size_px=card.size_px)},
+        teacher_metrics=teacher_metrics,
+        interval=interval,
+        teacher_interval=teacher_interval,
     )
+
+
+def _on_benchmark(network: nn.Module, benchmark: VerificationPairs) -> tuple[dict[str, float], Interval]:
+    """Every metric of the benchmark, and the interval of the accuracy."""
+    similarity_P = pair_similarity(embed_pairs(network, benchmark), benchmark)
+    metrics = pair_metrics(similarity_P, benchmark, prefix="benchmark")
+    return metrics, accuracy_interval(similarity_P, benchmark)
 
 
 def promote(home: Home, name: str, *, trial: int | None = None, alias: str | None = None) -> Promotion:
@@ -193,7 +226,7 @@ def _register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     run = client.get_run(run_id).info
-    logged = _log_model(run_id, candidate)
+    logged, card = _log_model(run_id, candidate, _subject(name, candidate, verdicts, model=model))
     # Logging re-opened the run: leave it as it ended.
     client.set_terminated(run_id, status=run.status, end_time=run.end_time)
     created = client.create_model_version(
@@ -214,35 +247,78 @@ def _register(
             },
         },
     )
+    client.update_model_version(model, created.version, description=card[:MAX_DESCRIPTION])
     _log_benchmark(client, run_id, candidate)
     client.set_registered_model_alias(model, alias, created.version)
     return created.version
 
 
-def _log_model(run_id: str, candidate: Candidate) -> Any:
-    """Logs the student's folder as a pyfunc model that `distill.serving` loads, and checks what it says."""
+def _subject(
+    name: str, candidate: Candidate, verdicts: tuple[Verdict, ...], *, model: str
+) -> Callable[[Path], Subject]:
+    """What the model card is about, once the files of the model are in their folder."""
+    config = candidate.config
+    generator_card: dict[str, Any] = {}
+    if isinstance(config.faces, StyleGAN2FacesSettings):
+        generator_card = read_generator_card(config.faces.weights).model_dump(mode="json")
+
+    def of(folder: Path) -> Subject:
+        return Subject(
+            model=model,
+            study=name,
+            trial=candidate.row.number,
+            config=config,
+            student=candidate.card,
+            metrics=candidate.metrics,
+            teacher_metrics=candidate.teacher_metrics,
+            interval=candidate.interval,
+            teacher_interval=candidate.teacher_interval,
+            groups=candidate.benchmark.group_names,
+            gates=[str(verdict) for verdict in verdicts],
+            teacher_card=candidate.teacher.card,
+            generator_card=generator_card,
+            training_digest=config.faces.training_digest(),
+            benchmark_digest=candidate.benchmark.digest,
+            files={path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        )
+
+    return of
+
+
+def _log_model(run_id: str, candidate: Candidate, subject: Callable[[Path], Subject]) -> tuple[Any, str]:
+    """Logs the student as a pyfunc model that `distill.serving` loads, and checks what it says.
+
+    Beside the student lie the same as ONNX, for phones, and the model card, which is returned too.
+    """
     card = candidate.card
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, card.size_px, card.size_px))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, card.embedding_dim))]),
     )
-    with mlflow.start_run(run_id=run_id):
-        logged = mlflow.pyfunc.log_model(
-            name="student",
-            loader_module="distill.serving",
-            data_path=str(candidate.folder),
-            code_paths=[str(Path(distill.__file__).parent)],
-            signature=signature,
-            pip_requirements=_pinned(SERVING_REQUIREMENTS),
-        )
-    served = mlflow.pyfunc.load_model(logged.model_uri)
     student, _ = load_student(candidate.folder)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made) / "student"
+        shutil.copytree(candidate.folder, folder)
+        compared = candidate.benchmark.images_NCHW[:COMPARED_FACES]
+        export(student, card, folder / FILES["onnx"], format="onnx", faces=compared)
+        text = model_card(subject(folder))
+        (folder / MODEL_CARD).write_text(text, encoding="utf-8")
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="student",
+                loader_module="distill.serving",
+                data_path=str(folder),
+                code_paths=[str(Path(distill.__file__).parent)],
+                signature=signature,
+                pip_requirements=_pinned(SERVING_REQUIREMENTS),
+            )
+    served = mlflow.pyfunc.load_model(logged.model_uri)
     faces = torch.rand(4, 3, card.size_px, card.size_px, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         expected = student(faces).numpy()
     if not np.allclose(served.predict(faces.numpy()), expected, atol=1e-5):
         raise RefusedError("the logged model does not give the student's embeddings: it is not registered")
-    return logged
+    return logged, text
 
 
 def _log_benchmark(client: MlflowClient, run_id: str, candidate: Candidate) -> None:

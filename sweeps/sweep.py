@@ -16,12 +16,14 @@ import optuna
 import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from distill.errors import InputError
-from distill.evaluation import evaluate_pairs, static_efficiency
+from distill.config import TrialConfig
+from distill.errors import InputError, RefusedError
+from distill.evaluation import evaluate_pairs, static_efficiency, static_efficiency_of
+from distill.teacher_check import check_teacher
 from distill.teachers import Teacher
+from distill.training.parts import CHECKED_FACES
 from sweeps.caching import build_caches, cache_folder, tell_of_damage
 from sweeps.checks import Check
-from sweeps.errors import RefusedError
 from sweeps.home import Home, StudyFolder
 from sweeps.leaderboard import TrialRow, as_csv, rank
 from sweeps.ledger import Ledger
@@ -158,7 +160,7 @@ def _drive(
     resume: bool,
 ) -> SweepResult:
     began = time.monotonic()
-    teacher = space.config(space.first_point()).teacher.load()
+    teacher = _checked(space.config(space.first_point()))
     with ExitStack() as stack:
         if resume:
             stack.enter_context(folder.driven())
@@ -305,6 +307,19 @@ class _Sweep:
             return promote(self._home, self._folder.name), None
         except RefusedError as error:
             return None, str(error)
+
+
+def _checked(config: TrialConfig) -> Teacher:
+    """The teacher of a trial, once everything that a trial needs has been found to be there and sound.
+
+    Raises:
+        InputError: If faces, teacher or student cannot be made.
+    """
+    static_efficiency_of(config.student, embedding_dim=config.student_dim(), size_px=config.faces.size_px)
+    config.faces.training_digest()
+    teacher = config.teacher.load()
+    check_teacher(config.teacher, teacher, config.faces.agreement_faces(CHECKED_FACES))
+    return teacher
 
 
 def _require(*checks: Check) -> None:

@@ -21,8 +21,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from distill.errors import RefusedError
 from sweeps.checks import Check
-from sweeps.errors import RefusedError
 from sweeps.home import Home
 from sweeps.provenance import Provenance
 

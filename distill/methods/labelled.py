@@ -22,6 +22,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from distill.embedding_cache import CacheDtype, CacheIdentity, EmbeddingCache, embed_images
+from distill.errors import InputError
 from distill.faces import AnyFacesSettings, LabelledFaces
 from distill.faces.augment import AugmentationSettings
 from distill.faces.degrade import Degradation
@@ -102,6 +103,7 @@ class LabelledDistillation(Method):
         faces_per_class: int,
         context: MethodContext,
     ):
+        _refuse_small(faces, context.batch_size, faces_per_class)
         self.target, self.num_classes = target.network, faces.num_classes
         self._faces, self._known, self._view, self._augmentation = faces, target, view, augmentation
         self._embedding_2ND = None if augmentation.reaches_teacher else target.embeddings
@@ -183,6 +185,8 @@ class LabelledDistillation(Method):
         draw_PM = torch.rand(num_classes, int(self._size_C.max()), generator=rng)
         draw_PM[torch.arange(draw_PM.shape[1]) >= self._size_C[class_P, None]] = torch.inf
         place_PK = draw_PM.argsort(1)[:, : self._faces_per_class]
+        # Sets that are read may have smaller classes, whose images then come more than once.
+        place_PK = place_PK % self._size_C[class_P, None]
         return (self._first_C[class_P, None] + place_PK).flatten()
 
     def _stream(self, purpose: str, count: int) -> torch.Generator:
@@ -339,6 +343,16 @@ class LabelledSettings(MethodSettings):
     def _adapter_in_use(self) -> AdapterSettings | None:
         """None where nothing is adapted, or nobody imitates what would be."""
         return self.adapter if isinstance(self.adapter, AdapterSettings) and self.transfers else None
+
+
+def _refuse_small(faces: LabelledFaces, batch_size: int, faces_per_class: int) -> None:
+    """Sets that are read may hold less than was asked for."""
+    most = len(faces) if faces_per_class == 1 else faces.num_classes * faces_per_class
+    if most < batch_size:
+        raise InputError(
+            f"training.batch_size must be at most {most} for a set of {len(faces)} images of "
+            f"{faces.num_classes} identities, got {batch_size}"
+        )
 
 
 def class_centres(embedding_2ND: Tensor, label_N: Tensor) -> Tensor:

@@ -16,6 +16,11 @@ MIN_MAP_PX = 4
 class StudentSettings(Settings, ABC):
     """Settings of one architecture. Each subclass has a `name` of its own, by which a trial chooses it."""
 
+    @property
+    def init(self) -> str:
+        """What a student's weights are before it is trained, for the record."""
+        return "scratch"
+
     @abstractmethod
     def build(self, *, embedding_dim: int, size_px: int) -> nn.Module:
         """Makes the network, with fresh weights from torch's default random stream.

@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 from distill.faces import AnyFacesSettings, FaceGenerator, VerificationPairs
 from distill.faces.degrade import captured
+from distill.teacher_check import check_teacher
 from distill.teachers import AnyTeacherSettings, Teacher
 
 IMAGE_LAYOUT = torch.channels_last
 """How images and weights lie in memory: with their channels together a step takes a fifth less time."""
 Network = TypeVar("Network", bound=nn.Module)
 AGREEMENT_FACES = 512
+CHECKED_FACES = 64
+"""On which a teacher shows that it knows faces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ def _make(faces: AnyFacesSettings, teacher: AnyTeacherSettings, device: torch.de
     generator = faces.generator()
     loaded = moved(teacher.load(), device)
     agreement_faces = faces.agreement_faces(AGREEMENT_FACES).to(device)
+    check_teacher(teacher, loaded, agreement_faces[:CHECKED_FACES])
     reduces = faces.sharp_px != faces.size_px
     return Parts(
         generator=None if generator is None else generator.to(device),

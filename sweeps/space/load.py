@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from distill.errors import InputError
 from sweeps.space.check import check
@@ -64,7 +64,8 @@ def parse_space(text: str, *, file: str, overrides: Mapping[str, str] | None = N
     problems = [*document.problems, *problems, *check(space, unread=unread)]
     if problems:
         raise SpaceError(document.sentences(problems))
-    return space
+    base = _with_absolute_paths(space.base, space.config(space.first_point()))
+    return space.model_copy(update={"base": base})
 
 
 def _read(source: str) -> tuple[str, str]:
@@ -108,6 +109,21 @@ def _without(data: dict[str, Any], path: KeyPath) -> dict[str, Any]:
     if rest and isinstance(inner, dict) and rest[0] in inner:
         return {**data, str(head): _without(inner, (rest[0],) if head == "parameters" else tuple(rest))}
     return {key: value for key, value in data.items() if key != head}
+
+
+def _with_absolute_paths(settings: Any, validated: Any) -> Any:
+    """Settings as they stand, but with the paths that they were found to name: a study goes on anywhere."""
+    match settings, validated:
+        case _, Path():
+            return str(validated)
+        case dict(), BaseModel():
+            return {
+                key: _with_absolute_paths(value, getattr(validated, key, None))
+                for key, value in settings.items()
+            }
+        case list(), tuple() | list():
+            return [_with_absolute_paths(*both) for both in zip(settings, validated, strict=True)]
+    return settings
 
 
 def _mapping(value: Any) -> dict[str, Any]:

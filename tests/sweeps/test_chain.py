@@ -6,10 +6,9 @@ import optuna
 import pytest
 
 from distill.checkpoint import BEST, save_student
-from distill.errors import InputError
+from distill.errors import InputError, RefusedError
 from distill.students import BridgeTinySettings
 from sweeps.chain import teacher_from
-from sweeps.errors import RefusedError
 from sweeps.home import Home
 from sweeps.space import load_space
 from sweeps.study import OUTCOME, create_study, load_study

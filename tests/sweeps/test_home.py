@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.errors import InputError
-from sweeps.errors import RefusedError
+from distill.errors import InputError, RefusedError
 from sweeps.home import Home
 
 

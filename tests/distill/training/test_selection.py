@@ -14,7 +14,7 @@ from distill.training import train
 from tests.distill.training.test_every_method import METHODS, trial
 
 MAY_MEASURE_ON_IT = {
-    "distill/cli.py": "`distill evaluate`, asked for by a person",
+    "distill/models.py": "`distill evaluate`, asked for by a person",
     "distill/teachers/recipe.py": "a teacher's card, after its training",
     "distill/training/loop.py": "a trial that says `selection: benchmark`",
     "sweeps/promotion.py": "the one student that was selected",
