@@ -1,5 +1,9 @@
 """Homes for real sweeps."""
 
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +24,23 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     assert done.returncode == 0, done.stderr
     (machine.home / "document.json").write_text(done.stdout)
     return machine
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A cluster of this machine for sweeps that need not start their own, which takes ten seconds."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        head = subprocess.Popen(
+            [sys.executable, "-m", "tests.end_to_end.ray_head"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert head.stdin is not None
+        assert head.stdout is not None
+        yield head.stdout.readline().strip()
+        head.stdin.close()
+        head.wait(timeout=60)

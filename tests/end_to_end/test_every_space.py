@@ -57,11 +57,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", packaged_names())
-def test_a_packaged_space_runs(name: str, machine: Machine) -> None:
+def test_a_packaged_space_runs(name: str, machine: Machine, ray_address: str) -> None:
     space = load_space(name)
     tiny = TINY | TINY_BY_SPACE[name]
     assignments = [text for key, value in tiny.items() for text in ("--set", f"{key}={value}")]
-    done = machine.run("run", name, "--trials", str(NUM_TRIALS), "--json", *assignments, timeout=300)
+    options = ("--trials", str(NUM_TRIALS), "--address", ray_address, "--json")
+    done = machine.run("run", name, *options, *assignments, timeout=300)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     trials = document["trials"]
