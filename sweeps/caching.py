@@ -49,7 +49,8 @@ def build_caches(space: SearchSpace, *, home: Home, concurrent: int, display: Sw
         display.note(TEACHER_IS_ASKED)
     for config in distinct_sets(space):
         # Faces that a generator draws live in the memory of the process that drew them: each task would draw
-        # the whole set before its first part, which trials do anyway. They cache what they have drawn.
+        # the whole set before its first part, which trials do anyway. On two cores, 16,384 faces of the
+        # embedded world take two tasks 16 s and one trial 12 s, of which two trials share 9.
         if not config.faces.draws:
             build_cache(
                 config, folder=cache_folder(home), space=space, concurrent=concurrent, display=display
