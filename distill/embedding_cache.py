@@ -30,6 +30,7 @@ from torch import Tensor
 from distill.errors import InputError
 from distill.faces import LabelledFaces
 from distill.faces.pixels import as_floats
+from distill.faces.store import ImageStore
 from distill.settings import Settings
 from distill.teachers import Teacher
 
@@ -298,8 +299,11 @@ def embed_images(images: range, *, faces: LabelledFaces, teacher: Teacher, devic
         InputError: As `LabelledFaces.read`.
     """
     batches = []
-    for index_B in torch.arange(images.start, images.stop).split(EMBED_BATCH):
+    turns = torch.arange(images.start, images.stop).split(EMBED_BATCH)
+    for index_B, next_B in zip(turns, [*turns[1:], None], strict=True):
         pixels, read_B = faces.read(index_B)
+        if isinstance(faces.images, ImageStore) and next_B is not None:
+            faces.images.expect(next_B)
         sharp = as_floats(pixels.to(device)).contiguous(memory_format=torch.channels_last)
         embedding_2BD = torch.stack([teacher(sharp), teacher(sharp.flip(-1))]).cpu()
         embedding_2BD[:, read_B != index_B] = torch.nan
