@@ -1,4 +1,4 @@
-"""A Ray cluster for tests that are not about starting one: prints its address, and ends with standard input."""
+"""A Ray cluster for tests that need not start their own: prints its address, ends with standard input."""
 
 import logging
 import shutil

@@ -1,5 +1,6 @@
 """A search space is sampled as its file says, reproducibly, and every point is a trial."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,7 @@ import pytest
 
 from distill.errors import InputError
 from distill.students import MobileFaceNetSettings
+from distill.teachers.embedded import SHIPPED_WEIGHTS
 from sweeps.space import Bound, SearchSpace, SpaceError, load_space, parse_space
 from sweeps.space.document import dump, parse
 from sweeps.space.model import SamplerName
@@ -247,3 +249,18 @@ def test_the_first_point_has_only_what_exists_there() -> None:
 def test_a_bound_is_violated_by_what_lies_beyond_it() -> None:
     assert Bound(metric="m", at_most=3.0).violation(5.0) == 2.0
     assert Bound(metric="m", at_least=3.0).violation(5.0) == -2.0
+
+
+def test_files_are_named_from_where_the_sweep_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(SHIPPED_WEIGHTS, tmp_path / "teacher.safetensors")
+    shutil.copy(SHIPPED_WEIGHTS.with_suffix(".json"), tmp_path / "teacher.json")
+    monkeypatch.chdir(tmp_path)
+    begun = space(
+        SPACE.replace("base:\n", "base:\n  teacher: {name: embedded, weights: teacher.safetensors}\n")
+    )
+    monkeypatch.chdir("/")
+    resumed = parse_space(begun.to_yaml(), file="space.yaml")
+    assert resumed.fixed("teacher.weights") == str(tmp_path / "teacher.safetensors")
+    assert resumed.config(resumed.first_point()).teacher.load().embedding_dim == 128

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from distill import embedding_cache
+from distill.errors import InputError
 from distill.faces import AnyFacesSettings, EmbeddedFacesSettings, LabelledFaces
 from distill.faces.store import ImageStore
 from distill.losses.class_centres import mean_directions
@@ -390,3 +391,34 @@ def test_centres_of_many_faces_are_those_of_all_at_once() -> None:
     label_N = torch.randint(50, (10_000,), generator=rng)
     at_once = mean_directions(F.normalize(embedding_2ND, dim=-1).sum(0), label_N, num_classes=50)
     assert torch.equal(class_centres(embedding_2ND, label_N), at_once)
+
+
+def own_faces(sizes: list[int]) -> LabelledFaces:
+    """A set of classes of these sizes."""
+    label_N = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    rng = torch.Generator().manual_seed(0)
+    return LabelledFaces(
+        images=torch.randint(256, (len(label_N), 3, 16, 16), generator=rng).byte(),
+        label_N=label_N,
+        group_N=torch.zeros_like(label_N),
+        authentic_N=torch.ones_like(label_N, dtype=torch.bool),
+        group_names=(),
+    )
+
+
+def test_small_classes_show_their_images_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SFaceSettings, "draw", lambda self, faces: own_faces([1, 2, 5, 9]))
+    for batch in batches(make(faces_per_class=4, num_classes=13), 12):
+        assert set(torch.bincount(torch.tensor(labels(batch))).tolist()) <= {0, 4}
+        for label, size in enumerate([1, 2, 5, 9]):
+            shown = batch.images[torch.tensor(labels(batch)) == label]
+            # A face and its mirror image are two pictures.
+            assert len(shown.flatten(1).unique(dim=0)) <= 2 * size
+
+
+def test_a_set_that_is_smaller_than_a_batch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SFaceSettings, "draw", lambda self, faces: own_faces([2, 5]))
+    with pytest.raises(InputError, match="batch_size must be at most 7 for a set of 7 images of 2 ident"):
+        make(num_classes=11)
+    with pytest.raises(InputError, match="batch_size must be at most 4 for a set of 7 images"):
+        make(num_classes=14, faces_per_class=2)
