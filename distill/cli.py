@@ -181,6 +181,8 @@ def evaluate(
         metrics |= measured_efficiency(network, size_px=loaded.size_px)
     about = {"model": model, "sha256": loaded.sha256, "data": data, "data_sha256": pairs.digest}
     show(metrics, about, as_json=as_json)
+    if any(map(math.isnan, metrics.values())):
+        click.echo(f"{data} holds pairs of one kind only: what needs both is undefined", err=True)
 
 
 @main.command()
