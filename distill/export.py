@@ -126,7 +126,8 @@ def export(
     Args:
         student: On the CPU; comes back in the mode that it was in.
         card: What is known of it.
-        format: The file's format. `pt2` wants a name that ends in `.pt2`.
+        out: The file.
+        format: The file's format.
         faces: Real faces, RGB, uint8, of shape (N, 3, H, H). The file is compared on all of them, and 8 bits
             are calibrated on the first 256.
         preprocessing: With `metadata` the file takes float32 (B, 3, H, H) in [-1, 1], and its metadata say
@@ -134,7 +135,7 @@ def export(
             bitmap, and normalises them itself.
 
     Raises:
-        InputError: If the faces do not fit the student.
+        InputError: If the faces do not fit the student, or `out` is a folder or lies in no folder.
         RefusedError: If the file embeds otherwise than the student. Then `out` is as it was.
     """
     expected = (3, card.size_px, card.size_px)
@@ -147,8 +148,10 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{out.parent} cannot be a folder of files: there is a file in its place") from None
+    if out.is_dir():
+        raise InputError(f"{out} cannot be a file: there is a folder in its place")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-        fresh = Path(folder) / f"fresh{out.suffix}"
+        fresh = Path(folder) / FILES[format]
         _write(
             student,
             fresh,

@@ -407,8 +407,9 @@ _OPERATIONS_OF_NETWORKS = (
     "amax amin argmax cumsum max mean min std sum var",
     # shapes and types
     "alias cat chunk clone contiguous detach expand expand_as flatten flip index_select lift_fresh_copy",
-    "movedim narrow permute repeat reshape roll select slice split split_with_sizes squeeze stack sym_size",
-    "t to _to_copy transpose unbind unflatten unsqueeze _unsafe_view view view_as _assert_tensor_metadata",
+    "movedim mT narrow permute repeat reshape roll select slice split split_with_sizes squeeze stack",
+    "sym_size t to _to_copy transpose unbind unflatten unsqueeze _unsafe_view view view_as",
+    "_assert_tensor_metadata",
     # new tensors
     "arange full full_like new_ones new_zeros ones ones_like zeros zeros_like",
 )

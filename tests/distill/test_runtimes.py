@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
@@ -289,6 +291,42 @@ def test_an_archive_of_the_core_operators_embeds_as_the_network_did(small: nn.Mo
     program = torch.export.export(small, (faces(2),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program.run_decompositions(), tmp_path / "core.pt2")
     torch.testing.assert_close(load_exported(tmp_path / "core.pt2")(faces(3)), small(faces(3)))
+
+
+class Activations(nn.Module):
+    """What bends the students' signals, of six numbers in [-5, 5] of each face."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = 5 * images[:, :, 0, :2].flatten(1)
+        return torch.cat([F.relu(x), F.silu(x), F.hardsigmoid(x), F.hardswish(x), F.gelu(x)], dim=1)
+
+
+def test_activations_of_an_archive_follow_their_formulas(tmp_path: Path) -> None:
+    x = 5 * faces(3)[:, :, 0, :2].flatten(1).double().numpy()
+    gate = np.clip(x + 3, 0, 6) / 6
+    normal = np.array([[math.erf(value / math.sqrt(2)) for value in row] for row in x]) / 2 + 0.5
+    expected = np.concatenate([np.maximum(x, 0), x / (1 + np.exp(-x)), gate, gate * x, normal * x], axis=1)
+    found = load_exported(exported(Activations(), tmp_path / "activations.pt2"))(faces(3))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+class ChannelAttention(nn.Module):
+    """A face's mean colour, after channels have mixed by how alike they are over all places."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        colour_BNC = images.flatten(2).mT
+        unit_BNC = F.normalize(colour_BNC, dim=1)
+        weight_BCC = (4 * unit_BNC.mT @ unit_BNC).softmax(dim=-1)
+        return (weight_BCC @ colour_BNC.mT).mean(dim=2)
+
+
+def test_attention_of_an_archive_follows_its_formula(tmp_path: Path) -> None:
+    colour_BCN = faces(3).double().numpy().reshape(3, 3, PX * PX)
+    unit_BCN = colour_BCN / np.sqrt((colour_BCN**2).sum(axis=2, keepdims=True))
+    weight_BCC = np.exp(4 * np.einsum("bcn,bdn->bcd", unit_BCN, unit_BCN))
+    expected_BC = np.einsum("bcd,bd->bc", weight_BCC, colour_BCN.mean(axis=2)) / weight_BCC.sum(axis=2)
+    found = load_exported(exported(ChannelAttention(), tmp_path / "attention.pt2"))(faces(3))
+    np.testing.assert_allclose(found.numpy(), expected_BC, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("fixed", [1, 2])
