@@ -12,6 +12,8 @@ on real faces before it is left anywhere.
 B: batch, D: width of the embedding, N: faces, H: side of the image, R: repeats of a measurement
 """
 
+import copy
+import functools
 import importlib.metadata
 import json
 import logging
@@ -135,35 +137,37 @@ def export(
             bitmap, and normalises them itself.
 
     Raises:
-        InputError: If the faces do not fit the student, or `out` is a folder or lies in no folder.
+        InputError: If the faces do not fit the student, a folder is in the place of `out`, or a file in that
+            of its folder.
         RefusedError: If the file embeds otherwise than the student. Then `out` is as it was.
     """
-    expected = (3, card.size_px, card.size_px)
-    if faces.dtype != torch.uint8 or tuple(faces.shape[1:]) != expected or not len(faces):
-        raise InputError(
-            f"faces must be uint8 of shape (N, {', '.join(map(str, expected))}), "
-            f"got {faces.dtype} of shape {tuple(faces.shape)}"
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{out.parent} cannot be a folder of files: there is a file in its place") from None
-    if out.is_dir():
-        raise InputError(f"{out} cannot be a file: there is a folder in its place")
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-        fresh = Path(folder) / FILES[format]
-        _write(
-            student,
-            fresh,
-            format=format,
-            faces=faces,
-            preprocessing=preprocessing,
-            about=_about(card, preprocessing),
-        )
-        found = parity(student, _opened(fresh, format), faces)
-        _check(found, format=format)
-        os.replace(fresh, out)
-    return ExportResult(format=format, path=out, size_bytes=out.stat().st_size, parity=found)
+    return _Export(student, card, faces, preprocessing).write(out, format)
+
+
+def export_all(
+    student: nn.Module,
+    card: StudentCard,
+    folder: Path,
+    *,
+    formats: Sequence[Format] = FORMATS,
+    faces: Tensor,
+    preprocessing: Preprocessing = "metadata",
+) -> tuple[list[ExportResult], list[RefusedError]]:
+    """Writes a student in several formats, as the `FILES` of a folder, and draws its graph once for all.
+
+    Arguments and InputError are those of `export`.
+
+    Returns:
+        What was written, and why the rest was not: a format that is refused leaves the others.
+    """
+    drawn = _Export(student, card, faces, preprocessing)
+    results, refusals = [], []
+    for format in formats:
+        try:
+            results.append(drawn.write(folder / FILES[format], format))
+        except RefusedError as refusal:
+            refusals.append(refusal)
+    return results, refusals
 
 
 def parity(student: nn.Module, exported: nn.Module, faces: Tensor) -> Parity:
@@ -243,30 +247,66 @@ def _about(card: StudentCard, preprocessing: Preprocessing) -> dict[str, str]:
     }
 
 
-def _write(
-    student: nn.Module,
-    path: Path,
-    *,
-    format: Format,
-    faces: Tensor,
-    preprocessing: Preprocessing,
-    about: dict[str, str],
-) -> None:
-    network = FromPixels(student) if preprocessing == "graph" else student
-    images = faces[:_CALIBRATION_FACES]
-    images = images.permute(0, 2, 3, 1) if preprocessing == "graph" else as_floats(images)
-    with _quiet(), evaluating(student):
-        network.eval()
+class _Export:
+    """A student whose graph is drawn once, however many files are made of it. See `export`."""
+
+    def __init__(self, student: nn.Module, card: StudentCard, faces: Tensor, preprocessing: Preprocessing):
+        expected = (3, card.size_px, card.size_px)
+        if faces.dtype != torch.uint8 or tuple(faces.shape[1:]) != expected or not len(faces):
+            raise InputError(
+                f"faces must be uint8 of shape (N, {', '.join(map(str, expected))}), "
+                f"got {faces.dtype} of shape {tuple(faces.shape)}"
+            )
+        self._student, self._faces, self._about = student, faces, _about(card, preprocessing)
+        images = faces[:_CALIBRATION_FACES]
+        in_graph = preprocessing == "graph"
+        self._network = FromPixels(student) if in_graph else student
+        self._images = images.permute(0, 2, 3, 1) if in_graph else as_floats(images)
+
+    def write(self, out: Path, format: Format) -> ExportResult:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(
+                f"{out.parent} cannot be a folder of files: there is a file in its place"
+            ) from None
+        if out.is_dir():
+            raise InputError(f"{out} cannot be a file: there is a folder in its place")
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+            fresh = Path(folder) / FILES[format]
+            with _quiet():
+                self._write_fresh(fresh, format)
+            found = parity(self._student, _opened(fresh, format), self._faces)
+            _check(found, format=format)
+            os.replace(fresh, out)
+        return ExportResult(format=format, path=out, size_bytes=out.stat().st_size, parity=found)
+
+    def _write_fresh(self, path: Path, format: Format) -> None:
+        match format:
+            case "pt2":
+                about = {"metadata.json": json.dumps(self._about)}
+                torch.export.save(self._program, path, extra_files=about)
+            case "onnx":
+                _save(self._onnx, path, self._about)
+            case "onnx-int8":
+                _save(_quantized(self._onnx, self._images), path, self._about)
+
+    @functools.cached_property
+    def _program(self) -> torch.export.ExportedProgram:
         # An example of one face would fix the batch at one.
-        example = torch.zeros(2, *images.shape[1:], dtype=images.dtype)
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        if format == "pt2":
-            for node in program.graph.nodes:
-                node.meta.pop("stack_trace", None)  # paths of this machine
-            torch.export.save(program, path, extra_files={"metadata.json": json.dumps(about)})
-            return
-        model = _onnx(program)
-        _save(_quantized(model, images) if format == "onnx-int8" else model, path, about)
+        example = torch.zeros(2, *self._images.shape[1:], dtype=self._images.dtype)
+        with evaluating(self._student):
+            self._network.eval()
+            shapes = ({0: torch.export.Dim("batch")},)
+            program = torch.export.export(self._network, (example,), dynamic_shapes=shapes)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # paths of this machine
+        return program
+
+    @functools.cached_property
+    def _onnx(self) -> Any:
+        with torch.no_grad():
+            return _onnx(self._program)
 
 
 def _onnx(program: torch.export.ExportedProgram) -> Any:
@@ -349,7 +389,7 @@ def _quantized(model: Any, images: Tensor) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "quantized.onnx"
         quantize_static(
-            model,
+            copy.deepcopy(model),  # it moves the weights out of what it is given
             written,
             Images(),
             quant_format=QuantFormat.QDQ,

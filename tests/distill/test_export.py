@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from distill.checkpoint import StudentCard, save_student
+from distill.checkpoint import StudentCard, load_student, save_student
 from distill.cli import main
 from distill.errors import InputError, RefusedError
 from distill.export import (
@@ -25,6 +25,7 @@ from distill.export import (
     Preprocessing,
     compare_formats,
     export,
+    export_all,
     parity,
 )
 from distill.faces import EmbeddedFacesSettings, VerificationPairs
@@ -136,19 +137,21 @@ def opened(path: Path) -> OnnxNetwork | ExportedNetwork:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", STUDENTS, ids=lambda settings: type(settings).__name__)
-@pytest.mark.parametrize("format", ["onnx", "pt2"])
-def test_every_student_embeds_alike_from_its_file(
-    format: Format, settings: StudentSettings, tmp_path: Path, faces: Tensor
+def test_every_student_embeds_alike_from_its_files(
+    settings: StudentSettings, tmp_path: Path, faces: Tensor
 ) -> None:
     network, card = made(settings, tmp_path / "best", faces)
-    result = export(network, card, tmp_path / FILES[format], format=format, faces=faces)
-    assert result.parity.min_cosine >= 0.9999
-    assert result.parity.num_faces == len(faces)
-    assert result.size_bytes == result.path.stat().st_size
-    exported = opened(result.path)
-    for batch in (1, 3):
-        images = faces[:batch].float() / 127.5 - 1
-        torch.testing.assert_close(exported(images), network(images), rtol=1e-3, atol=1e-4)
+    results, refusals = export_all(network, card, tmp_path, formats=("onnx", "pt2"), faces=faces)
+    assert [result.format for result in results] == ["onnx", "pt2"], refusals
+    for result in results:
+        assert result.path == tmp_path / FILES[result.format]
+        assert result.parity.min_cosine >= 0.9999
+        assert result.parity.num_faces == len(faces)
+        assert result.size_bytes == result.path.stat().st_size
+        exported = opened(result.path)
+        for batch in (1, 3):
+            images = faces[:batch].float() / 127.5 - 1
+            torch.testing.assert_close(exported(images), network(images), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
@@ -258,6 +261,42 @@ def test_a_file_that_embeds_otherwise_is_not_left(
     assert out.read_text() == "the file of before"
 
 
+@pytest.fixture(scope="module")
+def lopsided(tmp_path_factory: pytest.TempPathFactory, faces: Tensor) -> Path:
+    """The folder of a student that 8 bits cannot hold.
+
+    One channel before the linear layer is a thousand times as strong, and weighs a thousandth: the student
+    embeds as before, but next to that channel the others vanish on a scale of 256 steps.
+    """
+    folder = tmp_path_factory.mktemp("lopsided") / "best"
+    network, _ = made(BridgeTinySettings(), folder, faces)
+    last = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+    last.weight[0] *= 1000
+    network.get_parameter("fc.weight")[:, 0] /= 1000
+    saved(network, BridgeTinySettings(), folder)
+    return folder
+
+
+def test_a_refused_format_leaves_the_others(lopsided: Path, faces: Tensor, tmp_path: Path) -> None:
+    network, card = load_student(lopsided)
+    results, refusals = export_all(network, card, tmp_path, faces=faces)
+    assert [result.format for result in results] == ["onnx", "pt2"]
+    assert {path.name for path in tmp_path.iterdir()} == {FILES["onnx"], FILES["pt2"]}
+    (refusal,) = refusals
+    assert str(refusal).startswith(
+        "the onnx-int8 file does not embed as the student does: over 32 faces the "
+    )
+
+
+def test_a_file_is_the_same_whatever_is_written_before_it(
+    student: tuple[nn.Module, StudentCard], faces: Tensor, tmp_path: Path, shipped: Shipped
+) -> None:
+    results, _ = export_all(*student, tmp_path, formats=("onnx-int8", "pt2", "onnx"), faces=faces)
+    int8, _, whole = (result.path.read_bytes() for result in results)
+    assert whole == shipped("onnx", "metadata").path.read_bytes()
+    assert int8 == shipped("onnx-int8", "metadata").path.read_bytes()
+
+
 def test_a_student_that_embeds_nothing_is_refused(faces: Tensor, tmp_path: Path) -> None:
     network, card = made(BridgeTinySettings(), tmp_path / "best", faces)
     nn.init.constant_(network.get_parameter("fc.bias"), torch.nan)
@@ -330,7 +369,7 @@ def test_formats_are_measured_side_by_side(
     assert torch.get_num_threads() == threads
 
 
-def exported(folder: Path, out: Path, *options: str) -> Result:
+def command(folder: Path, out: Path, *options: str) -> Result:
     """What `distill export` comes to, with ten pairs of photographs to measure accuracy on."""
     return CliRunner().invoke(
         main, ["export", str(folder), "--out", str(out), "--data", str(SMALL_LFW), *options]
@@ -351,7 +390,7 @@ def test_the_command_writes_all_formats_and_tells_of_them(
     student: tuple[nn.Module, StudentCard], folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "files"
-    done = exported(folder, out, "--format", "all", "--preprocessing", "graph", "--json")
+    done = command(folder, out, "--format", "all", "--preprocessing", "graph", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["data"] == str(SMALL_LFW)
@@ -365,27 +404,9 @@ def test_the_command_writes_all_formats_and_tells_of_them(
     assert all(file["parity"]["mean_cosine"] > 0.99 for file in told["files"])
 
 
-@pytest.fixture(scope="module")
-def lopsided(tmp_path_factory: pytest.TempPathFactory, faces: Tensor) -> Path:
-    """The folder of a student that 8 bits cannot hold.
-
-    One channel before the linear layer is a thousand times as strong, and weighs a thousandth: the student
-    embeds as before, but next to that channel the others vanish on a scale of 256 steps.
-    """
-    folder = tmp_path_factory.mktemp("lopsided") / "best"
-    network, _ = made(BridgeTinySettings(), folder, faces)
-    last = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)][-1]
-    last.weight[0] *= 1000
-    network.get_parameter("fc.weight")[:, 0] /= 1000
-    saved(network, BridgeTinySettings(), folder)
-    return folder
-
-
 @pytest.mark.slow
-def test_a_refused_format_leaves_the_others_and_the_command_exits_with_3(
-    lopsided: Path, tmp_path: Path
-) -> None:
-    done = exported(lopsided, tmp_path / "files", "--format", "all", "--faces", str(SMALL_LFW), "--json")
+def test_the_command_exits_with_3_where_a_format_is_refused(lopsided: Path, tmp_path: Path) -> None:
+    done = command(lopsided, tmp_path / "files", "--format", "all", "--faces", str(SMALL_LFW), "--json")
     assert done.exit_code == 3, done.output
     assert done.stderr.startswith("the onnx-int8 file does not embed as the student does: over 17 faces the ")
     told = json.loads(done.stdout)
@@ -398,7 +419,7 @@ def test_a_refused_format_leaves_the_others_and_the_command_exits_with_3(
 def test_where_the_only_format_is_refused_the_command_tells_of_the_student_alone(
     lopsided: Path, tmp_path: Path
 ) -> None:
-    done = exported(lopsided, tmp_path / "files", "--format", "onnx-int8")
+    done = command(lopsided, tmp_path / "files", "--format", "onnx-int8")
     assert done.exit_code == 3, done.output
     assert "cosine must be at least 0.99, is " in done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["format", "pytorch"]
