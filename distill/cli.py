@@ -231,8 +231,7 @@ def export(
     from dataclasses import asdict
 
     from distill.errors import InputError, RefusedError
-    from distill.export import FILES, FORMATS, compare_formats
-    from distill.export import export as write
+    from distill.export import FORMATS, compare_formats, export_all
     from distill.models import load_model, named_pairs
 
     loaded = load_model(model)
@@ -240,21 +239,14 @@ def export(
         raise InputError(f"{model} must be a student's folder or address to be exported, it is a file")
     pairs, compared = named_pairs(data, pairs_file, loaded), named_pairs(faces, None, loaded).images_NCHW
     compared = compared[:: max(1, len(compared) // 256)][:256]  # images come person by person
-    results, refusals = [], []
-    for name in FORMATS if chosen == "all" else (chosen,):
-        try:
-            results.append(
-                write(
-                    loaded.network,
-                    loaded.card,
-                    out / FILES[name],
-                    format=name,
-                    faces=compared,
-                    preprocessing=preprocessing,
-                )
-            )
-        except RefusedError as error:  # the other formats are none the worse for it
-            refusals.append(str(error))
+    results, refusals = export_all(
+        loaded.network,
+        loaded.card,
+        out,
+        formats=FORMATS if chosen == "all" else (chosen,),
+        faces=compared,
+        preprocessing=preprocessing,
+    )
     rows = compare_formats(loaded.network, loaded.card, results, pairs)
     if as_json:
         files = [{**asdict(result), "path": str(result.path)} for result in results]
@@ -263,7 +255,7 @@ def export(
     else:
         show_exports(results, rows)
     if refusals:
-        raise RefusedError("\n".join(refusals))
+        raise RefusedError("\n".join(map(str, refusals)))
 
 
 def show_exports(results: "list[ExportResult]", rows: "list[FormatFacts]") -> None:

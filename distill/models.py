@@ -61,7 +61,8 @@ def load_model(reference: str, *, size_px: int | None = None) -> Model:
             network = OnnxNetwork(path)
             known_px = network.input_px
         case ".pt2":
-            network, known_px = load_exported(path), None
+            network = load_exported(path)
+            known_px = network.input_px
         case _:
             return _student(path)
     if (side_px := known_px or size_px) is None:
