@@ -100,8 +100,10 @@ def _what_won(result: SweepResult, space: SearchSpace) -> str:
         share = best.metrics[metric] / result.teacher[metric]
         won += f", {share:.3f} of the teacher's {result.teacher[metric]:.4f}"
     parameters = "efficiency/parameters"
-    times = result.teacher[parameters] / best.metrics[parameters]
-    return f"{won}, with {best.metrics[parameters]:,.0f} parameters ({times:.1f} times fewer)"
+    won += f", with {best.metrics[parameters]:,.0f} parameters"
+    if parameters not in result.teacher:
+        return won
+    return f"{won} ({result.teacher[parameters] / best.metrics[parameters]:.1f} times fewer)"
 
 
 def _where_it_is(result: SweepResult, space: SearchSpace, home: Home) -> list[str]:

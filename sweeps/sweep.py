@@ -19,6 +19,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from distill.config import TrialConfig
 from distill.errors import InputError, RefusedError
 from distill.evaluation import evaluate_pairs, static_efficiency, static_efficiency_of
+from distill.runtimes import OnnxNetwork
 from distill.teacher_check import check_teacher
 from distill.teachers import Teacher
 from distill.training.parts import CHECKED_FACES
@@ -283,10 +284,10 @@ class _Sweep:
         ).fit()
 
     def _teacher_metrics(self) -> dict[str, float]:
-        return {
-            **evaluate_pairs(self._teacher, self._config.faces.validation_pairs(), prefix="validation"),
-            **static_efficiency(self._teacher, size_px=self._config.faces.size_px),
-        }
+        metrics = evaluate_pairs(self._teacher, self._config.faces.validation_pairs(), prefix="validation")
+        if any(isinstance(module, OnnxNetwork) for module in self._teacher.modules()):
+            return metrics  # what onnxruntime runs cannot be counted
+        return metrics | static_efficiency(self._teacher, size_px=self._config.faces.size_px)
 
     def _summary(self, rows: list[TrialRow], teacher: dict[str, float]) -> dict[str, float]:
         counted = {
