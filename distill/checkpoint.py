@@ -98,6 +98,8 @@ def read_card(directory: Path) -> StudentCard:
     """
     try:
         return TypeAdapter(StudentCard).validate_json((directory / CARD).read_bytes())
+    except NotADirectoryError:
+        raise InputError(f"{directory} is not a student's folder: it is a file") from None
     except FileNotFoundError:
         raise InputError(f"{directory} is not a student's folder: it has no {CARD}") from None
     except (ValidationError, json.JSONDecodeError) as error:

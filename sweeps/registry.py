@@ -25,6 +25,9 @@ def fetch_student(uri: str) -> Path:
         InputError: If nothing is registered there, or it is no student.
     """
     home = Home.at()
+    database = home.tracking_uri.removeprefix("sqlite:///")
+    if database != home.tracking_uri and not Path(database).exists():  # MLflow would make an empty one
+        raise InputError(f"there is no student at {uri}, since there is no database {database}")
     mlflow.set_tracking_uri(home.tracking_uri)
     try:
         folder = Path(download_artifacts(uri))

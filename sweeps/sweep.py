@@ -311,13 +311,16 @@ class _Sweep:
 
 
 def _checked(config: TrialConfig) -> Teacher:
-    """The teacher of a trial, once everything that a trial needs has been found to be there and sound.
+    """The teacher of a trial, once all that trials and a promotion need has been found to be there and sound.
 
     Raises:
         InputError: If faces, teacher or student cannot be made.
     """
     static_efficiency_of(config.student, embedding_dim=config.student_dim(), size_px=config.faces.size_px)
     config.faces.training_digest()
+    if config.faces.name != "embedded":  # whose pairs are drawn, and never damaged
+        config.faces.validation_pairs()
+        config.faces.benchmark_pairs()
     teacher = config.teacher.load()
     check_teacher(config.teacher, teacher, config.faces.agreement_faces(CHECKED_FACES))
     return teacher

@@ -1,18 +1,33 @@
 """What a user can get wrong: one clear sentence, the right exit code, no traceback, and nothing written."""
 
+import io
 import json
 import os
+import pickle
 import shutil
 import socket
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
+from torch import Tensor
 
+from distill.checkpoint import save_student
 from distill.cli import main as distill
+from distill.students import BridgeTinySettings
 from distill.teachers.embedded import SHIPPED_WEIGHTS
 from sweeps.cli import main as sweeps
+from tests.distill.faces.packs.pictures import SMALL_LFW
+from tests.distill.faces.stylegan2 import nvidia
+from tests.distill.faces.stylegan2.by_hand import random_tensors
+from tests.distill.faces.test_files import benchmark, pack
+from tests.distill.teachers.pretrained.files import SIZE_PX, iresnet
+from tests.distill.test_runtimes import onnx_model
 from tests.end_to_end.machine import SPACE, Machine
 
 
@@ -168,6 +183,190 @@ def test_a_port_in_use_is_refused(home: Path) -> None:
         port = taken.getsockname()[1]
         result = CliRunner().invoke(sweeps, ["ui", "--port", str(port)])
     assert_refused(result, code=3, sentence=f"127.0.0.1:{port} cannot be served on", home=home)
+
+
+# ---- files of strangers ------------------------------------------------------------------------------------
+
+
+class Attack:
+    """Once unpickled, it leaves a file behind."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.trace}",)
+
+
+GENERATOR: dict[str, Any] = {
+    "resolution": 8,
+    "channel_base": 1024,
+    "channel_max": 8,
+    "z_dim": 4,
+    "c_dim": 0,
+    "w_dim": 4,
+    "layers": 1,
+}
+
+
+def torch_saved(content: object, *, zipped: bool = True) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream, _use_new_zipfile_serialization=zipped)
+    return stream.getvalue()
+
+
+def teacher_file(attack: Attack | None, *, zipped: bool = True) -> bytes:
+    return torch_saved({"state_dict": dict(iresnet().state_dict()), "epoch": attack or 3}, zipped=zipped)
+
+
+def pack_file(attack: Attack | None) -> bytes:
+    images, answers = pickle.loads(SMALL_LFW.read_bytes(), encoding="bytes")
+    return pickle.dumps(([*images[:-1], attack or images[-1]], answers))
+
+
+def generator_file(attack: Attack | None) -> bytes:
+    network = nvidia.generator(random_tensors(**GENERATOR), **GENERATOR)
+    return nvidia.written({**nvidia.snapshot(network), "training_set_kwargs": attack})
+
+
+def archive_file(attack: Attack | None) -> bytes:
+    """As much of a torch.export archive as is read before its weights, the only one of which is a pickle."""
+    stream = io.BytesIO()
+    weights = {"config": {"weight": {"path_name": "weight_0", "use_pickle": True, "tensor_meta": None}}}
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a/models/model.json", json.dumps({"graph_module": {"graph": {}, "signature": {}}}))
+        archive.writestr("a/data/weights/model_weights_config.json", json.dumps(weights))
+        archive.writestr("a/data/weights/weight_0", pickle.dumps(attack))
+    return stream.getvalue()
+
+
+FILES: dict[str, tuple[Callable[[Attack | None], bytes], tuple[str, ...]]] = {
+    "face.bin": (pack_file, ("evaluate", "space")),
+    "teacher.pth": (teacher_file, ("space",)),
+    "old-teacher.pth": (lambda attack: teacher_file(attack, zipped=False), ("space",)),
+    "generator.pkl": (generator_file, ("convert",)),
+    "student.pt2": (archive_file, ("evaluate", "space")),
+    "student.onnx": (lambda attack: onnx_model().SerializeToString(), ("evaluate", "space")),
+}
+"""What makes a file, with an attack inside where one is given, and what reads it: a command, or a space."""
+CASES = ("empty", "truncated", "a JPEG", "a bare attack", "an attack inside")
+SPOILT = [
+    (name, reader, case) for name, (_, readers) in FILES.items() for reader in readers for case in CASES
+]
+# An ONNX file has no place for a pickle.
+SPOILT = [entry for entry in SPOILT if entry[0] != "student.onnx" or entry[2] != "an attack inside"]
+
+
+def spoilt(name: str, case: str, trace: Path) -> bytes:
+    """A file with something wrong about it."""
+    make, _ = FILES[name]
+    match case:
+        case "empty":
+            return b""
+        case "truncated":
+            whole = make(None)
+            return whole[: len(whole) // 2]
+        case "a JPEG":
+            return b"\xff\xd8\xff\xe0" + bytes(200)
+        case "a bare attack":
+            return pickle.dumps(Attack(trace))
+    return make(Attack(trace))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained student."""
+    folder, settings = tmp_path_factory.mktemp("student") / "best", BridgeTinySettings()
+    card = {"embedding_dim": 32, "size_px": 16, "epoch": 1, "metrics": {}, "teacher_digest": "0" * 64}
+    save_student(settings.build(embedding_dim=32, size_px=16), folder, student=settings, **card)
+    return folder
+
+
+def space_of(file: Path, tmp_path: Path) -> Path:
+    """A space whose teacher is a file, or whose benchmark it is, if it is a pack."""
+    if file.suffix == ".bin":
+        people = pack(tmp_path / "people", identities=30, images=2)
+        faces = {"name": "files", "training": [{"path": str(people)}], "benchmark": {"path": str(file)}}
+        base = {"faces": faces | {"size_px": 16}, "method": {"name": "sface", "num_classes": 10}}
+    else:
+        base = {"teacher": {"name": "pretrained", "weights": str(file), "facts": {"size_px": SIZE_PX}}}
+    base["training"] = {"epochs": 1, "faces_per_epoch": 16, "batch_size": 8}
+    changes = {"base": base, "parameters": {"optimizer.lr": LR}, "scheduler": {"name": "none"}}
+    return write_space(tmp_path / "space.yaml", **changes)
+
+
+def commands(file: Path, reader: str, student: Path, tmp_path: Path) -> list[tuple[Any, list[str]]]:
+    """The commands that read a file in one way."""
+    match reader:
+        case "convert":
+            return [(distill, ["convert", str(file), "--out", str(tmp_path / "out" / "generator")])]
+        case "evaluate" if file.suffix == ".bin":
+            return [(distill, ["evaluate", str(student), "--data", str(file)])]
+        case "evaluate":
+            return [(distill, ["evaluate", str(file), "--data", str(SMALL_LFW), "--size", "16"])]
+    space = str(space_of(file, tmp_path))
+    return [(sweeps, ["validate", space]), (sweeps, ["run", space])]
+
+
+@pytest.mark.parametrize(("name", "reader", "case"), SPOILT)
+def test_a_file_of_a_stranger_is_refused_and_executes_nothing(
+    name: str, reader: str, case: str, student: Path, tmp_path: Path, home: Path
+) -> None:
+    trace, file = tmp_path / "trace", tmp_path / name
+    file.write_bytes(spoilt(name, case, trace))
+    for command, arguments in commands(file, reader, student, tmp_path):
+        before = sorted(tmp_path.rglob("*"))
+        assert_refused(CliRunner().invoke(command, arguments), code=2, sentence=str(file), home=home)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_such_an_attack_works_where_pickles_are_trusted(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    pickle.loads(spoilt("face.bin", "a bare attack", trace))
+    assert trace.exists()
+
+
+def without(name: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in iresnet().state_dict().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (without("layer2.1.conv2.weight"), "it lacks layer2.1.conv2.weight"),
+        (without("fc.bias") | {"fc.bias": torch.full((20,), torch.nan)}, "fc.bias of"),
+    ],
+)
+def test_weights_that_make_no_teacher_are_refused_before_anything_is_written(
+    weights: dict[str, Tensor], sentence: str, tmp_path: Path, home: Path
+) -> None:
+    file = tmp_path / "teacher.pth"
+    file.write_bytes(torch_saved(weights))
+    result = CliRunner().invoke(sweeps, ["run", str(space_of(file, tmp_path))])
+    assert_refused(result, code=2, sentence=sentence, home=home)
+
+
+def test_a_benchmark_is_decoded_before_students_are_trained_for_it(tmp_path: Path, home: Path) -> None:
+    images, answers = pickle.loads(benchmark(tmp_path / "lfw.bin").read_bytes())
+    file = tmp_path / "benchmark.bin"
+    file.write_bytes(pickle.dumps(([*images[:-1], b"\xff\xd8\xff" + bytes(50)], answers)))
+    result = CliRunner().invoke(sweeps, ["run", str(space_of(file, tmp_path))])
+    sentence = f"image {len(images) - 1} of {file} cannot be decoded"
+    assert_refused(result, code=2, sentence=sentence, home=home)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (str(SMALL_LFW), "is not a student's folder: it is a file"),
+        ("nowhere/student.onnx", "nowhere/student.onnx is not a file"),
+        ("models:/nobody@champion", "there is no student at models:/nobody@champion"),
+        ("hub:/somebody", "a model's address must begin with models:/, got hub:/"),
+    ],
+)
+def test_a_model_that_is_none_is_refused(model: str, sentence: str, home: Path) -> None:
+    result = CliRunner().invoke(distill, ["evaluate", model, "--data", str(SMALL_LFW)])
+    assert_refused(result, code=2, sentence=sentence, home=home)
 
 
 def test_a_folder_without_a_student_is_refused(tmp_path: Path, home: Path) -> None:
