@@ -42,5 +42,4 @@ def ray_address() -> Iterator[str]:
         assert head.stdin is not None
         assert head.stdout is not None
         yield head.stdout.readline().strip()
-        head.stdin.close()
-        head.wait(timeout=60)
+        head.communicate(timeout=60)
