@@ -164,9 +164,14 @@ class Ledger(Callback):
                     digest=faces.training_digest(),
                     context="training",
                     source=source,
+                    is_drawn=faces.draws,
                 ),
                 DatasetRecord(
-                    name=validation.name, digest=validation.digest, context="validation", source=source
+                    name=validation.name,
+                    digest=validation.digest,
+                    context="validation",
+                    source=source,
+                    is_drawn=faces.name == "embedded",
                 ),
             ]
         return self._datasets[source]

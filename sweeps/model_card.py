@@ -75,7 +75,7 @@ def model_card(subject: Subject) -> str:
         _list(
             [
                 f"name: {config.teacher.name}",
-                f"SHA-256: {student.teacher_digest}",
+                f"digest of its weights and facts: {student.teacher_digest}",
                 f"licence: {subject.teacher_card.get('licence') or UNKNOWN}",
             ]
         ),

@@ -43,12 +43,13 @@ STATUS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
-    """Faces that a trial used: a name, and a digest of what decides every pixel of them."""
+    """Faces that a trial used: a name, a digest of what decides every pixel, and whether they are drawn."""
 
     name: str
     digest: str
     context: str
     source: str
+    is_drawn: bool
 
 
 def check_tracker(home: Home) -> Check:
@@ -298,7 +299,10 @@ def _params(params: Mapping[str, Any]) -> list[Param]:
 
 def _dataset_input(record: DatasetRecord) -> DatasetInput:
     dataset = Dataset(
-        name=record.name, digest=record.digest[:36], source_type="generator", source=record.source
+        name=record.name,
+        digest=record.digest[:36],
+        source_type="generator" if record.is_drawn else "files",
+        source=record.source,
     )
     return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", record.context)])
 

@@ -11,7 +11,7 @@ from distill.faces.labelled import LabelledFaces, draw_labelled
 from distill.faces.packs import PairsSettings
 from distill.faces.pairs import VerificationPairs
 from distill.faces.settings import FacesSettings, PairFacts
-from distill.faces.stylegan2 import Crop, NoiseMode, StyleGAN2, load_generator
+from distill.faces.stylegan2 import Crop, NoiseMode, StyleGAN2, load_generator, read_card
 from distill.settings import LocalPath
 
 AGREEMENT_SEED = 20_230_814  # fixed: every trial's agreement is measured on the same faces
@@ -89,6 +89,7 @@ class StyleGAN2FacesSettings(FacesSettings):
         )
 
     def pair_facts(self, of: Literal["validation", "benchmark"]) -> PairFacts:
+        read_card(self.weights)  # what is wrong with a generator is told as early as what is with pairs
         return {"validation": self.validation, "benchmark": self.benchmark}[of].facts()
 
     def validation_pairs(self) -> VerificationPairs:

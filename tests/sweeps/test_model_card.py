@@ -64,7 +64,7 @@ def subject(**changes: Any) -> Subject:
         "| eer | 0.0876 | 0.0976 |",
         "- gate benchmark/eer at most 0.1 passed with 0.0876",
         "| parameters | 217,184 |",
-        f"- SHA-256: {'a' * 64}",
+        f"- digest of its weights and facts: {'a' * 64}",
         "- licence: not stated",
         "| method.resampling_coef | 0.75 |",
         "claim nothing about real faces",

@@ -36,6 +36,7 @@ def comparable(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name != "train/faces_per_second"}
 
 
+@pytest.mark.slow
 def test_the_student_comes_to_agree_with_the_teacher(tmp_path: Path) -> None:
     reports = Reports()
     epochs = {"epochs": 3, "faces_per_epoch": 2048, "batch_size": 64}
