@@ -76,13 +76,21 @@ def model_card(subject: Subject) -> str:
             [
                 f"name: {config.teacher.name}",
                 f"digest of its weights and facts: {student.teacher_digest}",
-                f"licence: {subject.teacher_card.get('licence') or UNKNOWN}",
+                f"licence: {', '.join(_licences(subject.teacher_card))}",
             ]
         ),
         "## Method",
         _table(("setting", "value"), _settings(config)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _licences(teacher_card: Mapping[str, Any]) -> list[str]:
+    """That of a teacher, or of each member of an ensemble."""
+    members = teacher_card.get("members")
+    if members:
+        return [licence for member in members for licence in _licences(member)]
+    return [teacher_card.get("licence") or UNKNOWN]
 
 
 def _accuracies(subject: Subject) -> str:

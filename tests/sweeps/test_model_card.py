@@ -76,6 +76,8 @@ def test_says(said: str) -> None:
 
 def test_licences_are_those_that_were_stated() -> None:
     assert "- licence: MIT" in model_card(subject(teacher_card={"licence": "MIT"}))
+    members = {"members": [{"licence": "MIT"}, {"name": "other"}]}
+    assert "- licence: MIT, not stated" in model_card(subject(teacher_card=members))
 
 
 def test_a_benchmark_without_groups_has_no_table_of_them() -> None:
