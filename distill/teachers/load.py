@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from distill.errors import TeacherError
+from distill.weights import misfit
 
 
 def load_weights(network: nn.Module, path: Path, *, sha256: str) -> None:
@@ -44,19 +45,8 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         TeacherError: If `network` has other tensors or shapes.
     """
-    expected = network.state_dict()
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or unknown:
-        raise TeacherError(
-            f"teacher.weights: {path} does not fit {type(network).__name__}: it lacks {some(missing)} "
-            f"and has {some(unknown)} too many"
-        )
-    for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape:
-            raise TeacherError(
-                f"teacher.weights: {path} does not fit {type(network).__name__}: {name} has shape "
-                f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-            )
+    if (reason := misfit(weights, network.state_dict())) is not None:
+        raise TeacherError(f"teacher.weights: {path} does not fit {type(network).__name__}: {reason}")
     network.load_state_dict(weights)
 
 
@@ -75,9 +65,3 @@ def read_card(path: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or not isinstance(card.get("sha256"), str):
         raise TeacherError(f"teacher.weights: the card {path} names no sha256")
     return card
-
-
-def some(names: list[str]) -> str:
-    """The first names of a list and how many more there are, for a sentence."""
-    shown = ", ".join(names[:3]) or "nothing"
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

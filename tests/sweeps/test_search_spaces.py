@@ -1,5 +1,6 @@
 """Every search space that comes with the package can be run: it is tested by being there."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,3 +34,8 @@ def test_a_space_is_called_like_its_file_and_says_what_it_is_for(name: str) -> N
     space = load_space(name)
     assert space.name == name
     assert space.description
+
+
+def test_the_readme_leads_to_every_packaged_space() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert [name for name in packaged_names() if f"(search_spaces/{name}.yaml)" not in readme] == []

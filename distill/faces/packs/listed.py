@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from distill.errors import InputError
 from distill.faces.packs.index import Face, Pair
-from distill.faces.packs.kinds import looks_like
+from distill.file_kinds import looks_like
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _COLUMNS = {"left", "right", "genuine"}

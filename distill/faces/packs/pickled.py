@@ -18,7 +18,7 @@ import numpy as np
 
 from distill.errors import InputError
 from distill.faces.packs.index import Face, Pair
-from distill.faces.packs.kinds import looks_like
+from distill.file_kinds import looks_like
 from distill.unpickling import StandIn, load_pickle
 
 MAX_PACK_BYTES = 4 * 2**30

@@ -21,21 +21,11 @@ from torch import Tensor
 from distill.errors import InputError
 from distill.faces.stylegan2.load import GeneratorCard, first_error, fitted
 from distill.faces.stylegan2.network import Architecture
+from distill.file_kinds import looks_like
 from distill.unpickling import Allowed, load_pickle
 
 MAX_SOURCE_BYTES = 2 * 1024**3  # the largest that NVIDIA published has 0.4 GB
 MAX_PARTS = 1000  # a StyleGAN2 of 1024 px has about 90
-
-LOOKS = {
-    b"PK\x03\x04": "a zip archive, as torch.save writes it",
-    b"\x1f\x8b": "a gzip archive",
-    b"BZh": "a bzip2 archive",
-    b"\x89HDF": "an HDF5 file",
-    b"version https://git-lfs": "a Git LFS pointer, which stands for the file itself",
-    b"<": "a web page",
-    b"{": "JSON",
-}
-"""What a file that is no pickle begins with."""
 
 BUILT_AS: dict[str, dict[str, Any]] = {
     "SynthesisBlock": {"architecture": "skip"},
@@ -188,11 +178,8 @@ def _read(source: Path) -> bytes:
             f"{source} has {size:,} bytes, and a generator's pickle at most {MAX_SOURCE_BYTES:,}"
         )
     content = source.read_bytes()
-    if not content:
-        raise InputError(f"{source} is empty")
     if not content.startswith(pickle.PROTO):
-        looks = next((look for start, look in LOOKS.items() if content.startswith(start)), "something else")
-        raise InputError(f"{source} is no pickle: it looks like {looks}")
+        raise InputError(f"{source} is no generator's pickle: it looks like {looks_like(source)}")
     return content
 
 

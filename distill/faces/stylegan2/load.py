@@ -13,6 +13,7 @@ from distill.errors import InputError
 from distill.faces.stylegan2.generator import Crop, NoiseMode, StyleGAN2
 from distill.faces.stylegan2.network import Architecture, Network
 from distill.settings import Settings
+from distill.weights import misfit
 
 
 class GeneratorCard(Settings):
@@ -90,19 +91,12 @@ def fitted(weights: dict[str, Tensor], architecture: Architecture, *, what: str)
     """
     with torch.device("meta"):
         network = Network(architecture)
-    expected = network.state_dict()
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or unknown:
-        raise InputError(
-            f"{what} does not fit a StyleGAN2 of {architecture.resolution} px: it lacks {_some(missing)} and "
-            f"has {_some(unknown)} too many"
-        )
+    title = f"a StyleGAN2 of {architecture.resolution} px"
+    if (reason := misfit(weights, network.state_dict())) is not None:
+        raise InputError(f"{what} does not fit {title}: {reason}")
     for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape or tensor.dtype != torch.float32:
-            raise InputError(
-                f"{what} does not fit a StyleGAN2 of {architecture.resolution} px: {name} is {tensor.dtype} "
-                f"of {tuple(tensor.shape)}, expected float32 of {tuple(expected[name].shape)}"
-            )
+        if tensor.dtype != torch.float32:
+            raise InputError(f"{what} does not fit {title}: {name} is {tensor.dtype}, expected float32")
     network.load_state_dict(weights, assign=True)
     return network
 
@@ -111,9 +105,3 @@ def first_error(error: ValidationError) -> str:
     """The first thing that is wrong with a set of settings, for a sentence."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
-
-
-def _some(names: list[str]) -> str:
-    """The first names of a list and how many more there are, for a sentence."""
-    shown = ", ".join(names[:3]) or "nothing"
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

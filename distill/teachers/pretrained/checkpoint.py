@@ -19,25 +19,14 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from distill.errors import TeacherError
-from distill.teachers.load import some
+from distill.file_kinds import known_kind, looks_like, opening
+from distill.weights import some
 
 Kind = Literal["torch", "safetensors", "onnx", "exported"]
 
 WRAPPINGS = ("state_dict_backbone", "state_dict")
 """Where trainers keep the network: arcface_torch's, and Lightning's."""
 
-OTHER_FILES = {
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x89png": "a PNG image",
-    b"version https://git-lfs": "a Git LFS pointer: fetch the file itself by `git lfs pull`",
-    b"<!doctype html": "an HTML page: the download went wrong",
-    b"<html": "an HTML page: the download went wrong",
-    b"\x1f\x8b": "a gzip archive: unpack it first",
-    b"\x93numpy": "a NumPy array",
-    b"\x89hdf": "an HDF5 file, as Keras writes it",
-    b"\x12\x01\x00\x00\x00\x00\x00\x00": "the parameters of an MXNet network: export it to ONNX first",
-}
-"""First bytes, in lower case, of what is mistaken for weights."""
 LEGACY_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
@@ -66,17 +55,10 @@ def kind_of(path: Path) -> Kind:
     Raises:
         TeacherError: If it is nothing that holds weights.
     """
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        raise TeacherError(f"teacher.weights: {path} is empty")
+    head = opening(path)
     # Before its JSON stands its length, whose bytes may be those of any other kind.
     if head[8:10] == b'{"':
         return "safetensors"
-    start = head.lstrip().lower()
-    for magic, what in OTHER_FILES.items():
-        if start.startswith(magic):
-            raise TeacherError(f"teacher.weights: {path} looks like {what}")
     if head.startswith(b"PK"):
         return _kind_of_zip(path)
     if head.startswith(LEGACY_TORCH):
@@ -85,11 +67,9 @@ def kind_of(path: Path) -> Kind:
         raise TeacherError(
             f"teacher.weights: {path} looks like a pickle that torch.save did not write, which is not opened"
         )
-    if head.startswith(b"\x08") or path.suffix == ".onnx":
+    if known_kind(head) is None and (head.startswith(b"\x08") or path.suffix == ".onnx"):
         return "onnx"
-    raise TeacherError(
-        f"teacher.weights: {path} is cut short or no file of weights: it starts with {head[:8]}"
-    )
+    raise TeacherError(f"teacher.weights: {path} holds no weights: it looks like {looks_like(path)}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -251,11 +251,14 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty"),
-        (b"PK\x03\x04rest", "is no pickle: it looks like a zip archive, as torch.save writes it"),
-        (b"<!DOCTYPE html><html>", "is no pickle: it looks like a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is no pickle: it looks like a Git LFS pointer"),
-        (b"hello", "is no pickle: it looks like something else"),
+        (b"", "is no generator's pickle: it looks like an empty file"),
+        (b"PK\x03\x04rest", "is no generator's pickle: it looks like a ZIP archive"),
+        (b"<!DOCTYPE html><html>", "is no generator's pickle: it looks like an HTML page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is no generator's pickle: it looks like a Git LFS pointer",
+        ),
+        (b"hello", "is no generator's pickle: it looks like a text file"),
         (pickle.dumps([1, 2]), "holds no G_ema, the generator of a StyleGAN2 pickle"),
         (pickle.dumps({"G_ema": 1}), "holds no G_ema, the generator of a StyleGAN2 pickle"),
     ],
@@ -330,11 +333,14 @@ def buffer_of(path: str, name: str, tensor: Tensor | None) -> Callable[[Persiste
         ),
         (buffer_of("synthesis.b8", "extra", torch.ones(1)), "has synthesis.b8.extra too many"),
         (buffer_of("mapping", "w_avg", None), "it lacks mapping.w_avg and has nothing too many"),
-        (buffer_of("mapping", "w_avg", torch.ones(9)), "mapping.w_avg is torch.float32 of (9,), expected"),
-        (buffer_of("mapping", "w_avg", torch.ones(10).half()), "mapping.w_avg is torch.float16 of (10,)"),
+        (buffer_of("mapping", "w_avg", torch.ones(9)), "mapping.w_avg has shape (9,), expected (10,)"),
+        (
+            buffer_of("mapping", "w_avg", torch.ones(10).half()),
+            "mapping.w_avg is torch.float16, expected float32",
+        ),
         (
             stretched,
-            "synthesis.b4.const is torch.float32 of (1000000, 1000000), expected float32 of (12, 4, 4)",
+            "synthesis.b4.const has shape (1000000, 1000000), expected (12, 4, 4)",
         ),
         (within_itself, "holds a damaged network (TypeError: it has more than 1000 parts)"),
         (state_of("synthesis.b8", _modules=None), "holds a damaged network (AttributeError"),
@@ -426,7 +432,7 @@ def test_weights_that_do_not_fit_are_refused(converted: Path) -> None:
     weights = safetensors.torch.load_file(converted)
     weights["synthesis.b4.const"] = torch.zeros(3, 4, 4)
     with_new_digest(converted, safetensors.torch.save(weights))
-    with pytest.raises(InputError, match=r"synthesis\.b4\.const is torch\.float32 of \(3, 4, 4\)"):
+    with pytest.raises(InputError, match=r"synthesis\.b4\.const has shape \(3, 4, 4\), expected \("):
         load_generator(converted, size_px=16)
 
 

@@ -42,7 +42,7 @@ def zipped(**members: bytes) -> bytes:
 
 
 FILES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "is empty"),
+    "empty": (b"", "looks like an empty file"),
     "jpeg": (b"\xff\xd8\xff\xe0" + bytes(100), "looks like a JPEG image"),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), "looks like a PNG image"),
     "html": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "looks like an HTML page"),
@@ -50,13 +50,16 @@ FILES: dict[str, tuple[bytes, str]] = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         "looks like a Git LFS pointer",
     ),
-    "gzip": (b"\x1f\x8b\x08" + bytes(100), "looks like a gzip archive: unpack it first"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(100), "looks like a gzip archive, which must be unpacked"),
     "npy": (b"\x93NUMPY\x01\x00" + bytes(100), "looks like a NumPy array"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "looks like an HDF5 file"),
     "mxnet": (b"\x12\x01" + bytes(100), "looks like the parameters of an MXNet network"),
     "buffalo.zip": (zipped(w600k_r50_DOT_onnx=b"x"), "a zip archive that holds w600k_r50.onnx: unpack it"),
     "cut.zip": (zipped(data_DOT_pkl=b"x")[:40], "is cut short or damaged"),
-    "noise": (b"\xde\xad\xbe\xef" * 30, "is cut short or no file of weights"),
+    "noise": (
+        b"\xde\xad\xbe\xef" * 30,
+        "holds no weights: it looks like a file of no known kind that starts with 0xdeadbeef",
+    ),
     "cut.safetensors": (safetensors.torch.save({"a": torch.ones(90)})[:-9], "is cut short or damaged"),
     "cut.onnx": (b"\x08\x08\x12\xff", "is cut short or no ONNX file"),
 }
