@@ -1,5 +1,6 @@
 """Homes for real sweeps."""
 
+import os
 import secrets
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.machine import SPACE, Machine
+from tests.end_to_end.machine import SPACE, Machine, RayHead
 
 
 @pytest.fixture
@@ -26,20 +27,22 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return machine
 
 
-@pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
-    """A cluster of this machine for sweeps that need not start their own, which takes ten seconds."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "token")
-        environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        head = subprocess.Popen(
-            [sys.executable, "-m", "tests.end_to_end.ray_head"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert head.stdin is not None
-        assert head.stdout is not None
-        yield head.stdout.readline().strip()
-        head.communicate(timeout=60)
+@pytest.fixture(scope="module")
+def ray_head() -> Iterator[RayHead]:
+    """A cluster of this machine for sweeps that need not start their own, which takes ten seconds.
+
+    It ends with its module: Ray's State API, which other tests ask, wants one cluster a machine.
+    """
+    # Its token is not for the environment of this process, whose own clusters have none.
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    head = subprocess.Popen(
+        [sys.executable, "-m", "tests.end_to_end.ray_head"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    assert head.stdout is not None
+    yield RayHead(address=head.stdout.readline().strip(), environment=environment)
+    head.communicate(timeout=60)

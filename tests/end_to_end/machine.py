@@ -18,22 +18,34 @@ BIN = Path(sys.executable).parent
 MARK = "SWEEPS_TEST_MARK"
 
 
+@dataclass(frozen=True)
+class RayHead:
+    """A cluster that is running: where, and the environment of who may use it."""
+
+    address: str
+    environment: dict[str, str]
+
+
 @dataclass
 class Machine:
-    """A home, and the processes that were started on it."""
+    """A home, the processes that were started on it, and the cluster that they use unless they start one."""
 
     home: Path
+    ray: RayHead | None = None
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Starts `sweeps` on this home, in a session of its own."""
+        environment = {**os.environ, MARK: self.mark}
+        if self.ray is not None:
+            environment |= {**self.ray.environment, "RAY_ADDRESS": self.ray.address}
         return subprocess.Popen(
             [str(BIN / "sweeps"), *arguments, "--home", str(self.home)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, MARK: self.mark},
+            env=environment,
             start_new_session=True,
         )
 

@@ -22,7 +22,7 @@ from sweeps.space import (
     packaged_names,
     parse_space,
 )
-from tests.end_to_end.machine import Machine
+from tests.end_to_end.machine import Machine, RayHead
 
 NUM_TRIALS = 2
 TINY = {
@@ -51,18 +51,18 @@ TINY_BY_SPACE: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+def machine(tmp_path_factory: pytest.TempPathFactory, ray_head: RayHead) -> Machine:
     """One home for all spaces: its database is made once."""
-    return Machine(home=tmp_path_factory.mktemp("spaces") / "home")
+    return Machine(home=tmp_path_factory.mktemp("spaces") / "home", ray=ray_head)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", packaged_names())
-def test_a_packaged_space_runs(name: str, machine: Machine, ray_address: str) -> None:
+def test_a_packaged_space_runs(name: str, machine: Machine) -> None:
     space = load_space(name)
     tiny = TINY | TINY_BY_SPACE[name]
     assignments = [text for key, value in tiny.items() for text in ("--set", f"{key}={value}")]
-    options = ("--trials", str(NUM_TRIALS), "--address", ray_address, "--json")
+    options = ("--trials", str(NUM_TRIALS), "--json")
     done = machine.run("run", name, *options, *assignments, timeout=300)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)

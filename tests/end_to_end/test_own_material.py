@@ -29,7 +29,7 @@ from tests.distill.faces.packs.pictures import SMALL_LFW
 from tests.distill.faces.stored.writer import encode, write_with_header
 from tests.distill.faces.stylegan2 import nvidia
 from tests.distill.faces.stylegan2.by_hand import random_tensors
-from tests.end_to_end.machine import BIN, Machine
+from tests.end_to_end.machine import BIN, Machine, RayHead
 
 pytestmark = pytest.mark.slow
 
@@ -224,13 +224,13 @@ class Swept:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+def machine(tmp_path_factory: pytest.TempPathFactory, ray_head: RayHead) -> Machine:
     """One home for everything."""
-    return Machine(home=tmp_path_factory.mktemp("home") / "home")
+    return Machine(home=tmp_path_factory.mktemp("home") / "home", ray=ray_head)
 
 
 @pytest.fixture(scope="module", params=MATERIALS)
-def swept(request: pytest.FixtureRequest, files: Files, machine: Machine, ray_address: str) -> Swept:
+def swept(request: pytest.FixtureRequest, files: Files, machine: Machine) -> Swept:
     name = request.param
     space = {
         "name": name,
@@ -253,7 +253,7 @@ def swept(request: pytest.FixtureRequest, files: Files, machine: Machine, ray_ad
     path = files.root / f"{name}.yaml"
     path.write_text(yaml.safe_dump(space, sort_keys=False))
     before = caches(machine)
-    command = ("run", str(path), "--json", "--address", ray_address)
+    command = ("run", str(path), "--json")
     in_place, after_one = told(machine.run(*command)), caches(machine)
     changes = ("resources.workers_per_trial=2", "search.num_trials=1", "promotion.automatic=false")
     overrides = [argument for change in changes for argument in ("--set", change)]

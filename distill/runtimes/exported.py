@@ -1,17 +1,9 @@
-"""Recognisers that come as a file of graph and weights, as networks like any other: ONNX and torch.export.
+"""torch.export archives (`.pt2`), followed node by node.
 
-They map faces of shape (B, 3, H, H), RGB in [-1, 1], to raw embeddings of shape (B, D), on the device of the
-faces, and learn nothing. A graph may want its input as (B, H, H, 3) instead, and as uint8: then it is given
-pixels in 0..255, and normalises them itself.
-
-A file may be a stranger's, so nothing of it is executed but mathematics:
-
-- ONNX (https://onnx.ai) runs in onnxruntime, which knows its own operators only; weights that are kept
-  outside of the file must lie in its folder.
-- `torch.export.load` is not used. It unpickles sample inputs, constants and custom weights, opens shared
-  libraries, evaluates sizes as Python expressions, looks operators up by any dotted name below `torch`, and
-  runs generated code that holds names of the file's choice. Here the archive's JSON is data, its weights are
-  raw bytes, and its graph is followed node by node through the operations of an allow-list.
+`torch.export.load` is not used. It unpickles sample inputs, constants and custom weights, opens shared
+libraries, evaluates sizes as Python expressions, looks operators up by any dotted name below `torch`, and
+runs generated code that holds names of the file's choice. Here the archive's JSON is data, its weights are
+raw bytes, and its graph goes through the operations of an allow-list.
 
 B: batch, D: width of the embedding, H: side of the image
 """
@@ -19,204 +11,17 @@ B: batch, D: width of the embedding, H: side of the image
 import functools
 import json
 import operator
-import re
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.errors import InputError
-from distill.faces.pixels import as_bytes
-
-
-class _GraphNetwork(nn.Module, ABC):
-    """A network whose file says which faces it takes.
-
-    Attributes:
-        path: Its file.
-        input_px: H; None where it takes any.
-        embedding_dim: D; None where the file does not say.
-        metadata: What the file says of itself, by name.
-    """
-
-    path: Path
-    input_px: int | None
-    embedding_dim: int | None
-    metadata: dict[str, str]
-    _fixed_batch: int | None
-    _takes_bytes: bool
-    _channels_last: bool
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Embeds faces of shape (B, 3, H, H) in [-1, 1] as raw embeddings of shape (B, D).
-
-        Raises:
-            InputError: If the network does not take such images, or does not give one embedding for each.
-        """
-        px = self.input_px or images.shape[-1]
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, px, px):
-            raise InputError(
-                f"{self.path} takes images of shape (B, 3, {px}, {px}), got {tuple(images.shape)}"
-            )
-        parts = images.detach().split(self._fixed_batch or len(images))
-        embedding_BD = torch.cat([self._embed_part(part) for part in parts])
-        if embedding_BD.ndim != 2 or len(embedding_BD) != len(images):
-            raise InputError(
-                f"{self.path} must give one embedding for each of {len(images)} faces, "
-                f"got an output of shape {tuple(embedding_BD.shape)}"
-            )
-        return embedding_BD
-
-    def _embed_part(self, images: Tensor) -> Tensor:
-        """Embeds up to `_fixed_batch` faces: a graph that wants more is given blank ones."""
-        missing = (self._fixed_batch or len(images)) - len(images)
-        pixels = as_bytes(images) if self._takes_bytes else images.float()
-        pixels = F.pad(pixels, (0, 0) * 3 + (0, missing))
-        return self._run(pixels.permute(0, 2, 3, 1) if self._channels_last else pixels)[: len(images)]
-
-    def _read_shape(self, batch: int | None, face: list[int | None]) -> bool:
-        """Takes note of the input's shape; whether it is one of faces."""
-        self._channels_last = face[2] == 3 and face[0] != 3
-        channels, height, width = (face[2], face[0], face[1]) if self._channels_last else face
-        self._fixed_batch, self.input_px = batch, height
-        return channels in (3, None) and height == width
-
-    @abstractmethod
-    def _run(self, pixels: Tensor) -> Tensor:
-        """The graph's output for a batch as it takes it.
-
-        Raises:
-            InputError: If the graph fails.
-        """
-
-
-class OnnxNetwork(_GraphNetwork):
-    """An ONNX recogniser on onnxruntime. It has no parameters; copies and pickles open the file again.
-
-    One output is taken, (B, D): the only one, or the only one of two dimensions.
-
-    Args:
-        path: The file.
-        num_threads: That one call uses. None: as many as torch has now.
-        device: Where the graph runs: `cpu` or `cuda`.
-
-    Raises:
-        InputError: If the file is missing, empty, cut short or no ONNX; if its weights lie outside of its
-            folder; if it does not map faces to embeddings; if onnxruntime cannot run it there.
-    """
-
-    def __init__(self, path: Path | str, *, num_threads: int | None = None, device: str = "cpu"):
-        super().__init__()
-        self.path = Path(path)
-        self._reopened = functools.partial(OnnxNetwork, self.path, num_threads=num_threads, device=device)
-        _check_onnx(self.path)
-        self._session = _session(self.path, num_threads=num_threads or torch.get_num_threads(), device=device)
-        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        self._read_input()
-        self._read_output()
-        self.eval()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._reopened, ()
-
-    def _read_input(self) -> None:
-        inputs = self._session.get_inputs()
-        described = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-        refusal = InputError(
-            f"{self.path} must have one input of faces, float32 or uint8, (B, 3, H, H) or (B, H, H, 3), "
-            f"got {described or 'none'}"
-        )
-        if len(inputs) != 1 or len(inputs[0].shape) != 4:
-            raise refusal
-        (images,) = inputs
-        self._input_name = images.name
-        self._takes_bytes = images.type == "tensor(uint8)"
-        batch, *face = (size if isinstance(size, int) else None for size in images.shape)
-        if not (self._takes_bytes or images.type == "tensor(float)") or not self._read_shape(batch, face):
-            raise refusal
-
-    def _read_output(self) -> None:
-        outputs = self._session.get_outputs()
-        # A shape that onnxruntime cannot infer is empty; the only output is then judged when it runs.
-        found = [o for o in outputs if len(o.shape) == 2] or [o for o in outputs if not o.shape]
-        if len(found) != 1:
-            described = ", ".join(f"{o.name} {o.shape}" for o in outputs)
-            raise InputError(f"{self.path} must have one output of embeddings, (B, D), got {described}")
-        (embedding,) = found
-        self._output_name = embedding.name
-        width = embedding.shape[1] if embedding.shape else None
-        self.embedding_dim = width if isinstance(width, int) else None
-
-    def _run(self, pixels: Tensor) -> Tensor:
-        fed = {self._input_name: pixels.cpu().contiguous().numpy()}
-        try:
-            (embedding_BD,) = self._session.run([self._output_name], fed)
-        except Exception as error:  # onnxruntime's errors have no class in common
-            raise InputError(f"{self.path} cannot embed {tuple(pixels.shape)}: {_reason(error)}") from error
-        return torch.from_numpy(embedding_BD).to(pixels.device)
-
-
-def _check_onnx(path: Path) -> None:
-    """Refuses what is no ONNX file, and weights outside of its folder, before onnxruntime opens either."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    if not path.is_file():
-        raise InputError(f"{path} is not a file")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError as error:
-        raise InputError(f"{path} is cut short or no ONNX file ({_reason(error)})") from error
-    if not model.graph.node:
-        raise InputError(f"{path} is empty or no ONNX file: it has no graph")
-    folder = path.resolve().parent
-    for tensor in _tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
-        weights = (folder / location).resolve()
-        if not weights.is_relative_to(folder):
-            raise InputError(
-                f"{path} is refused: its weights {tensor.name} lie outside of its folder, in {location}"
-            )
-        if not weights.is_file():
-            raise InputError(f"{path} needs the file {location} beside it, which is missing")
-
-
-def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor of an ONNX model: initialisers and constants, those of its subgraphs and functions too."""
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for inner in value if field.is_repeated else (value,):
-            if field.message_type.name == "TensorProto":
-                yield inner
-            else:
-                yield from _tensors(inner)
-
-
-def _session(path: Path, *, num_threads: int, device: str) -> Any:
-    import onnxruntime
-
-    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-    if device not in providers or providers[device] not in onnxruntime.get_available_providers():
-        raise InputError(f"onnxruntime runs ONNX on cpu or cuda, where it has them; it has no {device} here")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    # Threads that spin between calls would take the cores from torch's, which works in turn with them.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[providers[device]])
-    except Exception as error:  # onnxruntime's errors have no class in common
-        raise InputError(f"onnxruntime cannot run {path}: {_reason(error)}") from error
+from distill.runtimes.base import GraphNetwork, reason
 
 
 def load_exported(path: Path | str) -> "ExportedNetwork":
@@ -261,7 +66,7 @@ class _Step:
     """Names that no later step needs."""
 
 
-class ExportedNetwork(_GraphNetwork):
+class ExportedNetwork(GraphNetwork):
     """The graph of a torch.export archive, followed node by node. See `load_exported`."""
 
     def __init__(self, path: Path):
@@ -276,7 +81,7 @@ class ExportedNetwork(_GraphNetwork):
                 raise
             except Exception as error:  # what is not JSON as torch writes it may fail in any way
                 raise InputError(
-                    f"{path} does not describe a network as torch.export does ({_reason(error)})"
+                    f"{path} does not describe a network as torch.export does ({reason(error)})"
                 ) from error
         self.eval()
 
@@ -355,7 +160,7 @@ class ExportedNetwork(_GraphNetwork):
                     del values[name]
             return values[self._embedding]
         except Exception as error:  # a graph that does not fit together may fail in any way
-            raise InputError(f"{self.path} cannot embed {tuple(pixels.shape)}: {_reason(error)}") from error
+            raise InputError(f"{self.path} cannot embed {tuple(pixels.shape)}: {reason(error)}") from error
 
 
 _STORED_INPUTS = {
@@ -507,7 +312,7 @@ class _Archive:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
             raise InputError(
-                f"{path} is cut short or no archive of torch.export ({_reason(error)})"
+                f"{path} is cut short or no archive of torch.export ({reason(error)})"
             ) from error
         self._path = path
         self._members = {info.filename.partition("/")[2]: info for info in self._zip.infolist()}
@@ -534,13 +339,13 @@ class _Archive:
         try:
             return self._zip.read(info)
         except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise InputError(f"{self._path} is damaged in its member {name} ({_reason(error)})") from error
+            raise InputError(f"{self._path} is damaged in its member {name} ({reason(error)})") from error
 
     def json(self, name: str) -> Any:
         try:
             return json.loads(self.read(name))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{self._path} is damaged in its member {name} ({_reason(error)})") from error
+            raise InputError(f"{self._path} is damaged in its member {name} ({reason(error)})") from error
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
         """Every tensor of `kind`, weights or constants, by the name that the graph has for it."""
@@ -558,9 +363,3 @@ class _Archive:
         raw = bytearray(self.read(f"{folder}/{payload['path_name']}"))
         flat = torch.frombuffer(raw, dtype=dtype)
         return flat.as_strided(shape, stride, meta["storage_offset"]["as_int"]).contiguous()
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, without onnxruntime's own preamble."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .* failed:)?", "", line)
