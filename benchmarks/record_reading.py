@@ -61,11 +61,11 @@ def write_pack(path: Path, jpegs: list[bytes], labels: list[int]) -> None:
 def read_all(store: ImageStore, order_N: torch.Tensor) -> None:
     batches = order_N.split(BATCH_SIZE)
     for index_B, next_B in zip(batches, (*batches[1:], None), strict=True):
+        if next_B is not None:
+            store.expect(next_B)
         _, readable_B = store.read(index_B)
         if not readable_B.all():
             raise AssertionError("an image cannot be read")
-        if next_B is not None:
-            store.expect(next_B)
 
 
 def decode_plainly(jpegs: list[bytes]) -> None:

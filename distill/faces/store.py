@@ -38,6 +38,7 @@ class ImageStore(ABC):
     def expect(self, index_B: Tensor) -> None:
         """Hints that these images will be asked for next: a store may begin to decode them beside the caller.
 
-        Nothing must depend on it. Each call replaces what was expected before.
+        Nothing must depend on it. The last two calls count: the next images may be hinted at before those in
+        between are read.
         """
         del index_B

@@ -9,6 +9,7 @@ import io
 import os
 import threading
 from abc import abstractmethod
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +26,9 @@ from distill.faces.store import ImageStore
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 2**26
 """Images of more pixels are refused before they are decoded: a few kilobytes can claim gigabytes."""
-IMAGES_PER_JOB = 16
+NUM_EXPECTED = 2
+"""Batches that are decoded ahead: while one is waited for, the next is begun."""
+IMAGES_PER_JOB = 64
 FEW_IMAGES = 1000
 NUM_NAMED = 5
 
@@ -52,7 +55,7 @@ class CorruptImages:
 NONE_CORRUPT = CorruptImages()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Batch:
     """Images on their way: `jobs` fill `images`, and tell why they left some out, by place."""
 
@@ -123,8 +126,9 @@ class EncodedStore(ImageStore):
     def expect(self, index_B: Tensor) -> None:
         batch = self._begin(index_B.clone())
         with self._lock:
-            replaced, self._expected = self._expected, batch
-        for job in replaced.jobs if replaced else ():
+            self._expected.append(batch)
+            forgotten = self._expected.popleft() if len(self._expected) > NUM_EXPECTED else None
+        for job in forgotten.jobs if forgotten else ():
             job.cancel()
 
     @property
@@ -142,28 +146,31 @@ class EncodedStore(ImageStore):
 
     def _start_afresh(self) -> None:
         self._lock = threading.Lock()
-        self._expected: _Batch | None = None
+        self._expected: deque[_Batch] = deque()
         self._is_read_N = np.zeros(self._num_images, dtype=bool)
         self._corrupt = self._lost
 
     def _begin(self, index_B: Tensor) -> _Batch:
         index = index_B.tolist()
-        images = np.zeros((len(index), 3, self.size_px, self.size_px), dtype=np.uint8)
-        pool = _pool(os.getpid(), torch.get_num_threads())
+        # Colours lie together, as Pillow has them and networks like them: nothing is brought into order.
+        images = np.empty((len(index), self.size_px, self.size_px, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+        num_threads = torch.get_num_threads()
+        pool = _pool(os.getpid(), num_threads)
+        per_job = max(1, min(IMAGES_PER_JOB, -(-len(index) // num_threads)))
         jobs = [
-            pool.submit(self._decode, index, images, range(start, min(start + IMAGES_PER_JOB, len(index))))
-            for start in range(0, len(index), IMAGES_PER_JOB)
+            pool.submit(self._decode, index, images, range(start, min(start + per_job, len(index))))
+            for start in range(0, len(index), per_job)
         ]
         return _Batch(process=os.getpid(), index_B=index_B, images=images, jobs=jobs)
 
     def _take_expected(self, index_B: Tensor) -> _Batch | None:
         with self._lock:
-            batch = self._expected
-            # What was begun before a fork is never finished in the child.
-            if batch is None or batch.process != os.getpid() or not torch.equal(batch.index_B, index_B):
-                return None
-            self._expected = None
-            return batch
+            for batch in self._expected:
+                # What was begun before a fork is never finished in the child.
+                if batch.process == os.getpid() and torch.equal(batch.index_B, index_B):
+                    self._expected.remove(batch)
+                    return batch
+            return None
 
     def _decode(self, index: list[int], images: np.ndarray, places: range) -> dict[int, str]:
         """Decodes some images of a batch into their places; returns why it could not, by place."""
@@ -173,6 +180,7 @@ class EncodedStore(ImageStore):
                 images[place] = decode(self.encoded(index[place]), size_px=self.size_px)
             except Exception as error:  # a damaged image may raise anything
                 reasons[place] = _reason(error)
+                images[place] = 0
         return reasons
 
     def _count(self, index: list[int], reasons: dict[int, str]) -> None:
@@ -225,9 +233,8 @@ def decode(encoded: bytes, *, size_px: int) -> np.ndarray:
                 Image.Resampling.BILINEAR,
                 box=(left, top, left + side, top + side),
             )
-        # Line by line, a colour at a time: cheaper to bring into order than pixel by pixel.
-        lines = np.frombuffer(rgb.tobytes("raw", "RGB;L"), dtype=np.uint8)
-        return lines.reshape(size_px, 3, size_px).transpose(1, 0, 2)
+        pixels = np.frombuffer(rgb.tobytes(), dtype=np.uint8)
+        return pixels.reshape(size_px, size_px, 3).transpose(2, 0, 1)
 
 
 def _reason(error: Exception) -> str:

@@ -57,7 +57,7 @@ def test_images_are_those_that_pillow_decodes_in_the_order_of_the_indices() -> N
     index_B = torch.randint(len(JPEGS), (100,), generator=torch.Generator().manual_seed(0))
     images, readable_B = Listed(JPEGS).read(index_B)
     assert images.dtype == torch.uint8
-    assert images.is_contiguous()
+    assert images.is_contiguous(memory_format=torch.channels_last)
     assert readable_B.all()
     torch.testing.assert_close(images, torch.stack([by_pillow(JPEGS[i]) for i in index_B.tolist()]))
 
