@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from distill.checkpoint import StudentCard, load_student, sha256_of
+from distill.checkpoint import WEIGHTS, StudentCard, load_student, sha256_of
 from distill.errors import InputError
 from distill.faces import EmbeddedFacesSettings, VerificationPairs
 from distill.faces.packs import PairsSettings
@@ -95,7 +95,7 @@ def _student(folder: Path) -> Model:
         network=network,
         size_px=card.size_px,
         sha256=card.sha256,
-        file=folder / "student.safetensors",
+        file=folder / WEIGHTS,
         card=card,
     )
 

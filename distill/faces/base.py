@@ -5,7 +5,10 @@ B: batch, Z: width of the latent that is drawn, W: width of the latent that is r
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
+
+FIXED_SEED = 20_230_814  # every trial compares student and teacher on the same faces
 
 
 class FaceGenerator(nn.Module, ABC):
@@ -54,3 +57,11 @@ class FaceGenerator(nn.Module, ABC):
             noise_B: One number in [0, 1) a face that seeds its per-pixel noise. None: a fixed noise,
                 so that the image is a function of w alone.
         """
+
+    @torch.no_grad()
+    def fixed_faces(self, number: int) -> Tensor:
+        """The same faces whenever they are asked for, (number, 3, H, H). For a generator on the CPU."""
+        rng = torch.Generator().manual_seed(FIXED_SEED)
+        z_BZ = torch.randn(number, self.z_dim, generator=rng)
+        noise_B = torch.rand(number, generator=rng)
+        return self.synthesis(self.mapping(z_BZ), noise_B=noise_B)

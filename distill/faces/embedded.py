@@ -30,7 +30,6 @@ TRAINING_IDENTITIES = range(1_000_000)
 VALIDATION_IDENTITIES = range(1_000_000, 2_000_000)
 BENCHMARK_IDENTITIES = range(2_000_000, 3_000_000)
 VALIDATION_PAIRS_PER_FOLD, BENCHMARK_PAIRS_PER_FOLD = 320, 600
-AGREEMENT_SEED = 20_230_814  # fixed: every trial's agreement is measured on the same faces
 
 EDITION = 1
 """Raised whenever a change of the code changes a face: the shipped teacher was trained on one edition."""
@@ -195,13 +194,8 @@ class EmbeddedFacesSettings(FacesSettings):
         ]
         return joined(parts)
 
-    @torch.no_grad()
     def agreement_faces(self, number: int) -> Tensor:
-        rng = torch.Generator().manual_seed(AGREEMENT_SEED)
-        generator = EmbeddedFaces(domain=self.domain, size_px=self.sharp_px)
-        z = torch.randn(number, generator.z_dim, generator=rng)
-        noise = torch.rand(number, generator=rng)
-        return generator.synthesis(generator.mapping(z), noise_B=noise)
+        return EmbeddedFaces(domain=self.domain, size_px=self.sharp_px).fixed_faces(number)
 
     def pair_facts(self, of: Literal["validation", "benchmark"]) -> PairFacts:
         pairs_per_fold = {"validation": VALIDATION_PAIRS_PER_FOLD, "benchmark": BENCHMARK_PAIRS_PER_FOLD}[of]

@@ -14,9 +14,6 @@ from distill.faces.settings import FacesSettings, PairFacts
 from distill.faces.stylegan2 import Crop, NoiseMode, StyleGAN2, load_generator, read_card
 from distill.settings import LocalPath
 
-AGREEMENT_SEED = 20_230_814  # fixed: every trial's agreement is measured on the same faces
-RENDER_BATCH = 32
-
 
 class StyleGAN2FacesSettings(FacesSettings):
     """Faces that a converted StyleGAN2 draws; labelled ones where it is class-conditional."""
@@ -74,19 +71,8 @@ class StyleGAN2FacesSettings(FacesSettings):
             )
         return self.labelled(num_classes=num_classes, images_per_class=synthetic_per_class)
 
-    @torch.no_grad()
     def agreement_faces(self, number: int) -> Tensor:
-        rng = torch.Generator().manual_seed(AGREEMENT_SEED)
-        generator = self._generator(self.sharp_px)
-        z_NZ = torch.randn(number, generator.z_dim, generator=rng)
-        noise_N = torch.rand(number, generator=rng)
-        w_NW = generator.mapping(z_NZ)
-        return torch.cat(
-            [
-                generator.synthesis(w_BW, noise_B=noise_B)
-                for w_BW, noise_B in zip(w_NW.split(RENDER_BATCH), noise_N.split(RENDER_BATCH), strict=True)
-            ]
-        )
+        return self._generator(self.sharp_px).fixed_faces(number)
 
     def pair_facts(self, of: Literal["validation", "benchmark"]) -> PairFacts:
         read_card(self.weights)  # what is wrong with a generator is told as early as what is with pairs
