@@ -58,6 +58,8 @@ class StudySearcher(Searcher):
                 "config": config.model_dump(mode="json"),
                 "directory": str(directory),
                 "continue_from": None if continued is None else str(self._folder.trial(continued)),
+                "accumulation": 1,
+                "timeout_s": None,
             }
             return task
         return Searcher.FINISHED

@@ -7,31 +7,27 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from sweeps import cluster  # before anything that imports ray: it sets what Ray reads when it is imported
 
 # isort: split
 import optuna
 import ray.tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from distill.config import TrialConfig
 from distill.errors import InputError, RefusedError
-from distill.evaluation import evaluate_pairs, static_efficiency, static_efficiency_of
+from distill.evaluation import evaluate_pairs, static_efficiency
 from distill.runtimes import OnnxNetwork
-from distill.teacher_check import check_teacher
 from distill.teachers import Teacher
-from distill.training.parts import CHECKED_FACES
 from sweeps.caching import build_caches, cache_folder, tell_of_damage
-from sweeps.checks import Check
 from sweeps.home import Home, StudyFolder
 from sweeps.leaderboard import TrialRow, as_csv, rank
 from sweeps.ledger import Ledger
+from sweeps.preflight import checked, require
 from sweeps.promotion import Promotion, promote
 from sweeps.provenance import Provenance
+from sweeps.schedulers import make_scheduler
 from sweeps.search import StudySearcher
-from sweeps.space import ResourcesSettings, SearchSpace
+from sweeps.space import SearchSpace
 from sweeps.study import (
     TEACHER,
     create_study,
@@ -107,50 +103,6 @@ def resume_sweep(name: str, *, home: Home, address: str | None, display: SweepDi
     return _drive(space, home=home, folder=home.study(name), address=address, display=display, resume=True)
 
 
-def diagnose(home: Home, address: str | None) -> list[Check]:
-    """Every preflight check that needs no search space; those after one that fails too."""
-    checks = [cluster.check_installation(), cluster.check_home(home)]
-    try:
-        with cluster.connected(address) as dashboard_url:
-            checks += [
-                Check(name="cluster", ok=True, finding=f"Ray answers at {address or 'a cluster of its own'}"),
-                cluster.check_dashboard(dashboard_url),
-                cluster.check_resources(ResourcesSettings(), ray.cluster_resources()),
-            ]
-    except RefusedError as error:
-        checks.append(Check(name="cluster", ok=False, finding=str(error)))
-    if all(check.ok for check in checks):
-        checks.append(check_tracker(home))
-    return checks
-
-
-def plan(space: SearchSpace, address: str | None) -> dict[str, Any]:
-    """What a sweep of this space would take, as far as it is known before it runs.
-
-    Raises:
-        RefusedError: If not one trial fits on the cluster.
-    """
-    config = space.config(space.first_point())
-    epochs = config.training.epochs
-    if address is None:
-        total = cluster.own_resources()
-    else:
-        with cluster.connected(address):
-            total = ray.cluster_resources()
-    _require(cluster.check_resources(space.resources, total))
-    return {
-        "study": space.name,
-        "trials": space.search.num_trials,
-        "at once": cluster.max_concurrent(space.resources, total),
-        "epochs a trial": f"{space.scheduler.grace_epochs} to {epochs}"
-        if space.scheduler.name == "asha"
-        else epochs,
-        "faces an epoch": config.training.faces_per_epoch,
-        "faces at most": space.search.num_trials * epochs * config.training.faces_per_epoch,
-        "parameters": ", ".join(space.parameters) or "none",
-    }
-
-
 def _drive(
     space: SearchSpace,
     *,
@@ -161,14 +113,14 @@ def _drive(
     resume: bool,
 ) -> SweepResult:
     began = time.monotonic()
-    teacher = _checked(space.config(space.first_point()))
+    teacher = checked(space.config(space.first_point()))
     with ExitStack() as stack:
         if resume:
             stack.enter_context(folder.driven())
-        _require(cluster.check_installation(), cluster.check_home(home))
+        require(cluster.check_installation(), cluster.check_home(home))
         dashboard_url = stack.enter_context(cluster.connected(address))
         stack.enter_context(_interruptible())  # after Ray, which takes SIGTERM for itself
-        _require(
+        require(
             cluster.check_dashboard(dashboard_url),
             cluster.check_resources(space.resources, ray.cluster_resources()),
         )
@@ -176,7 +128,7 @@ def _drive(
         if not resume:  # until here, nothing of a new study was written
             stack.enter_context(folder.driven())
         display.log_to(folder.log)
-        _require(check_tracker(home))
+        require(check_tracker(home))
         study = _open_study(space, home, folder, resume=resume)
         sweep = _Sweep(space, study=study, home=home, folder=folder, teacher=teacher, display=display)
         return sweep.run(began, resume=resume)
@@ -272,7 +224,7 @@ class _Sweep:
                     folder=self._folder,
                     ledger=self._ledger,
                 ),
-                scheduler=_scheduler(self._space),
+                scheduler=make_scheduler(self._space),
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
                 reuse_actors=self._space.resources.in_place,
@@ -310,28 +262,6 @@ class _Sweep:
             return None, str(error)
 
 
-def _checked(config: TrialConfig) -> Teacher:
-    """The teacher of a trial, once all that trials and a promotion need has been found to be there and sound.
-
-    Raises:
-        InputError: If faces, teacher or student cannot be made.
-    """
-    static_efficiency_of(config.student, embedding_dim=config.student_dim(), size_px=config.faces.size_px)
-    config.faces.training_digest()
-    if config.faces.name != "embedded":  # whose pairs are drawn, and never damaged
-        config.faces.validation_pairs()
-        config.faces.benchmark_pairs()
-    teacher = config.teacher.load()
-    check_teacher(config.teacher, teacher, config.faces.agreement_faces(CHECKED_FACES))
-    return teacher
-
-
-def _require(*checks: Check) -> None:
-    for check in checks:
-        if not check.ok:
-            raise RefusedError(check.finding)
-
-
 def _open_study(space: SearchSpace, home: Home, folder: StudyFolder, *, resume: bool) -> optuna.Study:
     if resume:
         study = load_study(home, folder.name, space)
@@ -339,21 +269,6 @@ def _open_study(space: SearchSpace, home: Home, folder: StudyFolder, *, resume: 
         return study
     folder.space.write_text(space.to_yaml())
     return create_study(home, folder.name, space)
-
-
-def _scheduler(space: SearchSpace) -> TrialScheduler:
-    settings, objective = space.scheduler, space.objectives[0]
-    if settings.name == "none":
-        return FIFOScheduler()
-    return AsyncHyperBandScheduler(
-        time_attr="epoch",
-        metric=objective.metric,
-        mode={"maximize": "max", "minimize": "min"}[objective.direction],
-        grace_period=settings.grace_epochs,
-        reduction_factor=settings.reduction_factor,
-        # Beyond the last epoch: at max_t ASHA stops even a trial that is about to complete.
-        max_t=space.max_epochs + 1,
-    )
 
 
 def _free_name(home: Home, name: str) -> str:
@@ -382,4 +297,4 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-__all__ = ["SweepResult", "diagnose", "plan", "resume_sweep", "run_sweep"]
+__all__ = ["SweepResult", "resume_sweep", "run_sweep"]

@@ -37,12 +37,23 @@ COORDINATOR = {"memory": 1.0}
 
 
 class TrialTask(TypedDict):
-    """What Tune hands to a trial."""
+    """What Tune hands to a trial.
+
+    Attributes:
+        number: Optuna's.
+        config: A `TrialConfig` in plain types.
+        directory: Where its state and its best student are kept.
+        continue_from: Another trial's directory, whose state is taken over.
+        accumulation: Portions that a batch is trained in, one after the other, where memory is short.
+        timeout_s: How long it may run, in seconds.
+    """
 
     number: int
     config: dict[str, Any]
     directory: str
     continue_from: str | None
+    accumulation: int
+    timeout_s: float | None
 
 
 def run_in_place(task: TrialTask, *, num_threads: int, cache: Path | None) -> None:

@@ -2,24 +2,30 @@
 
 from sweeps.space.load import load_space, packaged_names, parse_space
 from sweeps.space.metrics import gate_metrics, reported_metrics
-from sweeps.space.model import (
+from sweeps.space.model import SearchSpace
+from sweeps.space.parameters import AnyParameter, CategoricalParameter, FloatParameter, IntParameter
+from sweeps.space.problems import SpaceError
+from sweeps.space.promotion import PromotionSettings
+from sweeps.space.settings import (
     Bound,
+    BudgetSettings,
+    ConfirmSettings,
+    KeepSettings,
     Objective,
-    PromotionSettings,
     ResourcesSettings,
     SchedulerSettings,
     SearchSettings,
-    SearchSpace,
 )
-from sweeps.space.parameters import AnyParameter, CategoricalParameter, FloatParameter, IntParameter
-from sweeps.space.problems import SpaceError
 
 __all__ = [
     "AnyParameter",
     "Bound",
+    "BudgetSettings",
     "CategoricalParameter",
+    "ConfirmSettings",
     "FloatParameter",
     "IntParameter",
+    "KeepSettings",
     "Objective",
     "PromotionSettings",
     "ResourcesSettings",

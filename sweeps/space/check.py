@@ -263,7 +263,7 @@ def _refusals_of_the_sweep(space: SearchSpace, config: TrialConfig) -> Iterator[
     if batch_size % workers:
         claim = f"must be a multiple of resources.workers_per_trial ({workers}), got {batch_size}"
         yield Problem(("training", "batch_size"), claim)
-    grace, epochs = space.scheduler.grace_epochs, config.training.epochs
+    grace, epochs = space.first_rung, config.training.epochs
     if space.scheduler.name == "asha" and epochs <= grace:
         claim = f"must be above scheduler.grace_epochs ({grace}) for asha to stop anything, got {epochs}"
         yield Problem(("training", "epochs"), claim)

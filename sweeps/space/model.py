@@ -3,19 +3,10 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import optuna
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator
 
 from distill.config import TrialConfig
 from distill.errors import InputError
@@ -23,137 +14,22 @@ from distill.settings import Settings, override
 from sweeps.space.document import dump
 from sweeps.space.parameters import AnyParameter
 from sweeps.space.problems import dotted, problems_of
+from sweeps.space.promotion import PromotionSettings
 from sweeps.space.samplers import make_sampler
+from sweeps.space.settings import (
+    Bound,
+    BudgetSettings,
+    ConfirmSettings,
+    Direction,
+    KeepSettings,
+    Objective,
+    ResourcesSettings,
+    SchedulerSettings,
+    SearchSettings,
+    number,
+)
 
-Direction = Literal["maximize", "minimize"]
-SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "nsgaii"]
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ALIAS = re.compile(r"[A-Za-z0-9_-]+")
-
-
-class Objective(Settings):
-    """A metric that the search improves."""
-
-    metric: str
-    direction: Direction
-
-
-class Bound(Settings):
-    """A limit that a metric must keep."""
-
-    metric: str
-    at_most: float | None = None
-    at_least: float | None = None
-
-    @model_validator(mode="after")
-    def _one_side(self) -> Self:
-        if (self.at_most is None) == (self.at_least is None):
-            raise ValueError("must have one of at_most and at_least")
-        return self
-
-    def violation(self, value: float) -> float:
-        """How far `value` is on the wrong side of the limit; at most 0 when it keeps it, as Optuna counts."""
-        if self.at_most is not None:
-            return value - self.at_most
-        assert self.at_least is not None
-        return self.at_least - value
-
-    def __str__(self) -> str:
-        side, limit = ("at most", self.at_most) if self.at_most is not None else ("at least", self.at_least)
-        assert limit is not None
-        return f"{self.metric} {side} {number(limit)}"
-
-
-class SearchSettings(Settings):
-    """How points of the space are chosen."""
-
-    sampler: SamplerName = "tpe"
-    """tpe learns which regions are good, under conditions too; gp does for a few numbers without conditions;
-    nsgaii breeds for several objectives; qmc and random spread evenly; grid tries every point."""
-    num_trials: PositiveInt
-    """Trials in the sweep, however they end."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of the sampler. The seed of training is the trial's own `seed`."""
-    startup_trials: PositiveInt = 10
-    """Random trials before tpe or gp begin to learn; a generation of nsgaii."""
-
-
-class SchedulerSettings(Settings):
-    """Which trials are stopped before their last epoch."""
-
-    name: Literal["asha", "none"] = "asha"
-    """asha: at each rung only the best trials go on. Li et al., MLSys 2020, https://arxiv.org/abs/1810.05934"""
-    grace_epochs: PositiveInt = 1
-    """Epochs that asha gives every trial: its first rung."""
-    reduction_factor: int = Field(default=3, ge=2)
-    """One in so many trials passes a rung of asha, and rungs are this factor of epochs apart."""
-
-
-class ResourcesSettings(Settings):
-    """What a trial occupies."""
-
-    workers_per_trial: PositiveInt = 1
-    """1: the trial runs in place. More: they train one student together, each on its part of every batch."""
-    cpus_per_worker: PositiveFloat = 1.0
-    """CPU cores of each worker."""
-    gpus_per_worker: NonNegativeFloat = 0.0
-    """GPUs of each worker. A fraction lets several trials share one."""
-    max_concurrent: PositiveInt | Literal["auto"] = "auto"
-    """Trials that run at once. auto: as many as the cluster holds."""
-
-    @field_validator("gpus_per_worker")
-    @classmethod
-    def _only_whole_gpus_are_several(cls, gpus: float, info: ValidationInfo) -> float:
-        if gpus % 1 and gpus > 1:
-            raise ValueError(f"must be whole above 1, got {gpus}")
-        if gpus % 1 and info.data.get("workers_per_trial", 1) > 1:
-            raise ValueError(
-                f"must be whole when a trial has several workers, which cannot share a GPU, got {gpus}"
-            )
-        return gpus
-
-    @property
-    def in_place(self) -> bool:
-        """Whether a trial trains in the process that holds it, without workers of its own."""
-        return self.workers_per_trial == 1
-
-    @property
-    def num_threads(self) -> int:
-        """CPU threads of each worker: its whole cores, and one where it has less."""
-        return max(1, int(self.cpus_per_worker))
-
-    def per_worker(self) -> dict[str, float]:
-        """What each worker takes of Ray's resources."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
-
-
-class PromotionSettings(Settings):
-    """What becomes of the best student."""
-
-    model: str
-    """Name in the model registry."""
-    alias: str = "champion"
-    """What points to the version that production loads."""
-    gates: tuple[Bound, ...] = ()
-    """Limits that the candidate must keep. Benchmark metrics are measured when it is promoted, not before."""
-    automatic: bool = False
-    """Whether a sweep promotes its best student, if the gates let it, when it ends."""
-
-    @field_validator("model")
-    @classmethod
-    def _model_is_a_registry_name(cls, model: str) -> str:
-        if not model.strip() or set(model) & set("/:") or model.strip(".") == "":
-            raise ValueError(f"must be a name without / and :, got {model!r}")
-        return model
-
-    @field_validator("alias")
-    @classmethod
-    def _alias_is_free(cls, alias: str) -> str:
-        if not _ALIAS.fullmatch(alias) or alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
-            raise ValueError(
-                f"must be of letters, digits, - and _, but not latest or a version like v1, got {alias!r}"
-            )
-        return alias
 
 
 class SearchSpace(Settings):
@@ -179,6 +55,10 @@ class SearchSpace(Settings):
     """What differs between trials, by dotted name in `TrialConfig`."""
     search: SearchSettings
     scheduler: SchedulerSettings = SchedulerSettings()
+    budget: BudgetSettings = BudgetSettings()
+    confirm: ConfirmSettings | None = None
+    """Unset: the sweep ends with its search."""
+    keep: KeepSettings = KeepSettings()
     resources: ResourcesSettings = ResourcesSettings()
     promotion: PromotionSettings | None = None
     """Unset: nothing is promoted."""
@@ -240,6 +120,11 @@ class SearchSpace(Settings):
         searched = self.parameters.get("training.epochs")
         ends = searched.ends() if searched else (self.config(self.first_point()).training.epochs,)
         return max(int(end) for end in ends)
+
+    @property
+    def first_rung(self) -> int:
+        """Epochs that the scheduler gives every trial."""
+        return self.scheduler.grace_epochs or 1
 
     def broken_constraints(self, metrics: Mapping[str, float]) -> list[str]:
         """Says which constraints these metrics break; those on other metrics are not broken yet."""
@@ -315,11 +200,6 @@ class SearchSpace(Settings):
             if not parameter["when"]:
                 del parameter["when"]
         return dump({**data, "base": self.base})
-
-
-def number(value: float) -> str:
-    """A metric's value for people: whole numbers whole, others to six digits."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
 def trial_config(settings: dict[str, Any]) -> TrialConfig:

@@ -7,7 +7,16 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -58,6 +67,16 @@ def make_sampler(
                 return GPSampler(seed=rng_seed, n_startup_trials=startup_trials)
             case "nsgaii":
                 return NSGAIISampler(seed=rng_seed, population_size=startup_trials)
+            case "nsgaiii":
+                return NSGAIIISampler(seed=rng_seed, population_size=startup_trials)
+            case "cmaes":
+                independent = RandomSampler(seed=rng_seed)
+                return CmaEsSampler(
+                    seed=rng_seed,
+                    n_startup_trials=startup_trials,
+                    independent_sampler=independent,
+                    warn_independent_sampling=False,
+                )
     raise ValueError(f"no sampler {name!r} for {len(points or ())} points")
 
 

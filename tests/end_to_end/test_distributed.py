@@ -53,6 +53,8 @@ def fit(tmp_path: Path, *configs: TrialConfig, workers: int, **tune: Any) -> Any
             "config": config.model_dump(mode="json"),
             "directory": str(tmp_path / f"{number}"),
             "continue_from": None,
+            "accumulation": 1,
+            "timeout_s": None,
         }
         for number, config in enumerate(configs)
     ]

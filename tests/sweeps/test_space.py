@@ -13,7 +13,7 @@ from distill.students import MobileFaceNetSettings
 from distill.teachers.embedded import SHIPPED_WEIGHTS
 from sweeps.space import Bound, SearchSpace, SpaceError, load_space, parse_space
 from sweeps.space.document import dump, parse
-from sweeps.space.model import SamplerName
+from sweeps.space.settings import SamplerName
 
 SPACE = """\
 name: study

@@ -1,7 +1,4 @@
-"""The `sweeps` command: parse, call, print. No logic.
-
-Heavy imports wait inside the commands, so that `--help` answers at once.
-"""
+"""Commands that run sweeps, or say what running them would take."""
 
 import json
 import os
@@ -13,35 +10,9 @@ from typing import Any
 
 import click
 
-from distill.cli import guarded
-
-HOME = click.option("--home", metavar="DIR", help="Where studies live. [default: $SWEEPS_HOME, else ./runs]")
-TRACKING = click.option(
-    "--tracking-uri",
-    metavar="URI",
-    help="MLflow's address. [default: $MLFLOW_TRACKING_URI, else a database in the home]",
-)
-ADDRESS = click.option(
-    "--address",
-    metavar="A",
-    envvar="RAY_ADDRESS",
-    help="Of a Ray cluster. [default: $RAY_ADDRESS, else one is started here]",
-)
-AS_JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else there."
-)
+from sweeps.cli.command import ADDRESS, AS_JSON, HOME, TRACKING, command
 
 STOP_TIMEOUT_S = 30
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
-    """Search for the best way to distil a face-recognition teacher into your student."""
-
-
-def command(function: Callable[..., Any]) -> click.Command:
-    """A command that ends as users expect, see `guarded`."""
-    return main.command(name=function.__name__.rstrip("_"))(guarded(function))
 
 
 @command
@@ -121,10 +92,11 @@ def resume(name: str, home: str | None, tracking_uri: str | None, address: str |
 @AS_JSON
 def validate(space: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
     """Checks SPACE, every error at once, and prints what running it would take."""
+    from sweeps.preflight import plan as make_plan
     from sweeps.space import load_space
 
     loaded = load_space(space, overrides=_assignments(overrides))
-    plan = _plan(loaded, address)
+    plan = make_plan(loaded, address)
     click.echo(
         json.dumps(plan, indent=2)
         if as_json
@@ -141,7 +113,7 @@ def doctor(home: str | None, tracking_uri: str | None, address: str | None, as_j
     """Runs the checks that precede every sweep, alone."""
     from distill.errors import RefusedError
     from sweeps.home import Home
-    from sweeps.sweep import diagnose
+    from sweeps.preflight import diagnose
 
     checks = diagnose(Home.at(home, tracking_uri), address)
     if as_json:
@@ -151,38 +123,6 @@ def doctor(home: str | None, tracking_uri: str | None, address: str | None, as_j
             click.echo(f"{'ok' if check.ok else 'WRONG':<6} {check.name:<14} {check.finding}")
     if not all(check.ok for check in checks):
         raise RefusedError("a sweep would be refused here")
-
-
-@command
-@HOME
-@AS_JSON
-def list_(home: str | None, as_json: bool) -> None:
-    """Lists the studies of a home, oldest first."""
-    from sweeps.home import Home
-    from sweeps.study import summaries
-
-    found = summaries(Home.at(home))
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    for entry in () if as_json else found:
-        click.echo(f"{entry['study']:<32} {entry['state']:<9} {entry['trials']} trials")
-
-
-@command
-@click.argument("name")
-@HOME
-@AS_JSON
-def status(name: str, home: str | None, as_json: bool) -> None:
-    """Says how the study NAME stands."""
-    from sweeps.home import Home
-    from sweeps.study import summary
-
-    entry = summary(Home.at(home), name)
-    if as_json:
-        click.echo(json.dumps(entry, indent=2))
-        return
-    for key, value in entry.items():
-        click.echo(f"{key:<12} {value}")
 
 
 @command
@@ -209,61 +149,6 @@ def stop(name: str, home: str | None) -> None:
     click.echo(f"stopped {name}; go on with `sweeps resume {name}`")
 
 
-@command
-@click.argument("name")
-@click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
-)
-@HOME
-def leaderboard(name: str, form: str, home: str | None) -> None:
-    """Ranks every trial of the study NAME."""
-    from sweeps.home import Home
-    from sweeps.report import leaderboard_text
-
-    click.echo(leaderboard_text(Home.at(home), name, form=form), nl=False)
-
-
-@command
-@click.argument("name")
-@click.option("--trial", type=click.IntRange(min=0), help="Number of the trial. [default: the best]")
-@click.option(
-    "--alias", help="What shall point to it. [default: the space's, which is champion unless it says so]"
-)
-@HOME
-@TRACKING
-@AS_JSON
-def promote(
-    name: str, trial: int | None, alias: str | None, home: str | None, tracking_uri: str | None, as_json: bool
-) -> None:
-    """Measures the best student of the study NAME on the benchmark and registers it if its gates let it."""
-    from sweeps.home import Home
-    from sweeps.promotion import promote as run_promotion
-
-    place = Home.at(home, tracking_uri)
-    promotion = run_promotion(place, name, trial=trial, alias=alias)
-    if as_json:
-        click.echo(json.dumps(promotion.document(), indent=2))
-        return
-    for verdict in promotion.verdicts:
-        click.echo(str(verdict))
-    click.echo(
-        f"trial {promotion.candidate.row.number} of {name} is {promotion.uri}, version {promotion.version}"
-    )
-
-
-@command
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@HOME
-@TRACKING
-def ui(host: str, port: int, home: str | None, tracking_uri: str | None) -> None:
-    """Serves MLflow's pages on a home, until Ctrl-C."""
-    from sweeps.home import Home
-    from sweeps.tracking import serve
-
-    serve(Home.at(home, tracking_uri), host=host, port=port)
-
-
 def _assignments(texts: tuple[str, ...]) -> dict[str, str]:
     """`a.b=c` each, as names and values."""
     from distill.errors import InputError
@@ -288,10 +173,3 @@ def _show(drive: Callable[[Any], Any], space: Any, home: Any, *, as_json: bool) 
         sys.exit(3)
     if any(row.state == "failed" for row in result.rows):
         sys.exit(4)
-
-
-def _plan(space: Any, address: str | None) -> dict[str, Any]:
-    """What a sweep would take, as far as it is known before it runs."""
-    from sweeps.sweep import plan
-
-    return plan(space, address)

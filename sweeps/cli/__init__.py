@@ -1,0 +1,9 @@
+"""The `sweeps` command: parse, call, print. No logic.
+
+Heavy imports wait inside the commands, so that `--help` answers at once.
+"""
+
+from sweeps.cli import driving, models, reading
+from sweeps.cli.command import main
+
+__all__ = ["driving", "main", "models", "reading"]
