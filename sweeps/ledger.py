@@ -1,6 +1,6 @@
 """What happens in every trial, as Ray Tune sees it, told to Optuna, MLflow and the terminal."""
 
-import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,33 +11,45 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from distill.checkpoint import BEST
 from distill.config import TrialConfig
 from distill.faces import AnyFacesSettings
+from sweeps.budget import Budget
+from sweeps.failures import Failure, failure_of
 from sweeps.home import StudyFolder
 from sweeps.leaderboard import State
+from sweeps.shelf import Shelf
 from sweeps.space import SearchSpace
-from sweeps.study import EPOCHS, INFEASIBLE, OUTCOME, run_attribute, trial_rows
+from sweeps.study import ATTEMPTS, DRIVEN, EPOCHS, INFEASIBLE, OUTCOME, run_attribute, trial_row, trial_rows
 from sweeps.terminal import SweepDisplay
 from sweeps.tracking import DatasetRecord, Tracker, flatten
+from sweeps.trial import TrialTask
 
 
 @dataclass
 class _Open:
-    """A trial that has begun and not ended."""
+    """A trial that has begun and not ended.
+
+    Attributes:
+        known: Metrics that were known before it was trained.
+        best: Metrics of its best epoch so far, those beforehand among them.
+        attempts: Why it was begun again, each time.
+    """
 
     trial: optuna.Trial
     config: TrialConfig
-    began: float = field(default_factory=time.monotonic)
+    task: TrialTask
+    known: dict[str, float]
     best: dict[str, float] = field(default_factory=dict)
     epochs: int = 0
+    attempts: list[str] = field(default_factory=list)
 
 
 class Ledger(Callback):
     """The one place where a trial's fate is decided and written down.
 
     Complete: it reported every epoch. Pruned: Tune stopped it before. Failed: it raised, and its reason is
-    kept. What a trial is worth is what its best epoch measured: that is the student it would hand over.
+    kept; one that lost its process, or ran out of memory, is begun again first, from its last epoch. What a
+    trial is worth is what its best epoch measured: that is the student it would hand over.
     """
 
     def __init__(
@@ -48,19 +60,29 @@ class Ledger(Callback):
         folder: StudyFolder,
         tracker: Tracker,
         display: SweepDisplay,
+        budget: Budget,
     ):
         self._study = study
         self._space = space
         self._folder = folder
         self._tracker = tracker
         self._display = display
+        self._budget = budget
+        self._shelf = Shelf(space, folder, trial_rows(study, space))
         self._datasets: dict[str, list[DatasetRecord]] = {}
         self._open: dict[str, _Open] = {}
+        self._again: deque[_Open] = deque()
+        self._disk_full: str | None = None
+
+    def student(self, number: int) -> Path | None:
+        """The folder of a trial's best student, where it was kept."""
+        folder = self._shelf.student(number)
+        return folder if folder.is_dir() else None
 
     @property
-    def num_running(self) -> int:
-        """Trials that have begun and not ended."""
-        return len(self._open)
+    def disk_full(self) -> str | None:
+        """What a trial said when it found no space to write; the sweep then cannot go on."""
+        return self._disk_full
 
     def note_run(self, number: int, run_id: str) -> None:
         """Keeps a trial's MLflow run in Optuna.
@@ -83,7 +105,8 @@ class Ledger(Callback):
         for row in trial_rows(self._study, self._space):
             run = children.get(row.number)
             if run is None:
-                self._start_run(row.number, row.params, self._space.config(row.params))
+                config = self._space.config(row.params, seed_offset=row.seed_offset)
+                self._start_run(row.number, row.params, config)
             elif run.info.status != "RUNNING":
                 continue
             self._tracker.finish_trial(
@@ -91,22 +114,52 @@ class Ledger(Callback):
                 state=row.state,
                 reason=row.reason,
                 best=row.metrics,
-                student=self._folder.trial(row.number) / BEST if row.state == "complete" else None,
             )
             if run is not None:
                 self.note_run(row.number, run.info.run_id)
 
-    def open(self, trial: optuna.Trial, config: TrialConfig, *, tune_id: str) -> None:
-        """Begins a trial."""
-        self._open[tune_id] = _Open(trial=trial, config=config)
-        self._start_run(trial.number, trial.params, config)
-        self._display.trial_started(trial.number, trial.params)
+    def open(
+        self,
+        trial: optuna.Trial,
+        config: TrialConfig,
+        task: TrialTask,
+        *,
+        tune_id: str,
+        known: dict[str, float],
+    ) -> None:
+        """Begins a trial.
 
-    def close_infeasible(self, tune_id: str, metrics: dict[str, float], reason: str) -> None:
+        Args:
+            known: Metrics that are known before it is trained.
+        """
+        self._open[tune_id] = _Open(trial=trial, config=config, task=task, known=known)
+        self._budget.begin(trial.number)
+        self._start_run(trial.number, trial.params, config)
+        again = {"seed": config.seed} if task["spared"] else {}
+        self._display.trial_started(trial.number, trial.params | again)
+
+    def reopen(self, *, tune_id: str) -> TrialTask | None:
+        """The next trial that is to be begun again; None where there is none."""
+        if not self._again:
+            return None
+        opened = self._again.popleft()
+        self._open[tune_id] = opened
+        return opened.task
+
+    def close_infeasible(self, tune_id: str, reason: str) -> None:
         """Ends a trial that need not be trained: it breaks a constraint on what is known beforehand."""
-        opened = self._open[tune_id]
-        opened.best = dict(metrics)
+        self._open[tune_id].best = dict(self._open[tune_id].known)
         self._close(tune_id, "infeasible", reason=f"{INFEASIBLE}: {reason}")
+
+    def close_all(self, reason: str) -> None:
+        """Ends the trials that still run: nothing is left to train them with."""
+        for opened in self._again:
+            self._open[f"again {opened.trial.number}"] = opened
+        self._again.clear()
+        for tune_id in list(self._open):
+            self._close(
+                tune_id, "pruned", reason=f"stopped after epoch {self._open[tune_id].epochs}: {reason}"
+            )
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: Any, **info: Any
@@ -114,7 +167,10 @@ class Ledger(Callback):
         """One epoch's report."""
         opened = self._open[trial.trial_id]
         epoch = int(result["epoch"])
+        if epoch <= opened.epochs:  # trained again after its process was lost: it was written down before
+            return
         metrics = {name: value for name, value in result.items() if "/" in name and isinstance(value, float)}
+        metrics |= opened.known
         selection = opened.config.selection
         value = metrics[selection.metric]
         if not opened.best or selection.better(value, opened.best[selection.metric]):
@@ -135,8 +191,26 @@ class Ledger(Callback):
             self._close(trial.trial_id, "pruned", reason=f"stopped early after epoch {opened.epochs}")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any):
-        """It raised."""
-        self._close(trial.trial_id, "failed", reason=_failure(trial))
+        """It raised, or its process is gone."""
+        opened = self._open[trial.trial_id]
+        failure = failure_of(trial, Path(opened.task["directory"]), timeout_s=opened.task["timeout_s"])
+        if failure.kind == "disk full":  # no trial's fault: it stays open, and is tried again when resumed
+            self._disk_full = failure.reason
+        elif failure.may_pass and len(opened.attempts) < self._space.resources.retries:
+            del self._open[trial.trial_id]
+            self._begin_again(opened, failure)
+        else:
+            self._close(trial.trial_id, "failed", reason=failure.reason)
+
+    def _begin_again(self, opened: _Open, failure: Failure) -> None:
+        reason = f"{failure.kind} after epoch {opened.epochs}: {failure.reason}"
+        if failure.kind == "out of memory":
+            opened.task["accumulation"] *= 2
+            reason += f"; batches are now trained in {opened.task['accumulation']} portions"
+        opened.attempts.append(reason)
+        opened.trial.set_user_attr(ATTEMPTS, opened.attempts)
+        self._again.append(opened)
+        self._display.note(f"trial {opened.trial.number} is begun again, {reason}")
 
     def _start_run(self, number: int, params: Mapping[str, Any], config: TrialConfig) -> None:
         self._tracker.start_trial(
@@ -179,7 +253,9 @@ class Ledger(Callback):
     def _close(self, tune_id: str, state: State, *, reason: str | None = None) -> None:
         opened = self._open.pop(tune_id)
         trial, best = opened.trial, opened.best
-        seconds = time.monotonic() - opened.began
+        first = best.get(self._space.objectives[0].metric)
+        seconds = self._budget.end(trial.number, first if state == "complete" else None)
+        self._study.set_user_attr(DRIVEN, self._budget.driven_seconds)
         trial.set_user_attr(OUTCOME, {"reason": reason, "metrics": best, "seconds": seconds})
         for constraint in self._space.constraints:
             if constraint.metric in best:
@@ -191,15 +267,9 @@ class Ledger(Callback):
                 self._study.tell(trial, state=TrialState.FAIL)
             case _:
                 self._study.tell(trial, state=TrialState.PRUNED)
-        self._tracker.finish_trial(
-            trial.number,
-            state=state,
-            reason=reason,
-            best=best,
-            student=self._folder.trial(trial.number) / BEST if state == "complete" else None,
-        )
-        value = best.get(self._space.objectives[0].metric)
-        self._display.trial_finished(trial.number, state, value, seconds)
+        self._shelf.put(trial_row(self._study, self._space, trial.number))
+        self._tracker.finish_trial(trial.number, state=state, reason=reason, best=best)
+        self._display.trial_finished(trial.number, state, first, seconds)
 
 
 def run_name(number: int, params: Mapping[str, Any], config: TrialConfig) -> str:
@@ -208,10 +278,3 @@ def run_name(number: int, params: Mapping[str, Any], config: TrialConfig) -> str
         f"{name.rsplit('.', 1)[-1]}={value:.3g}" for name, value in params.items() if isinstance(value, float)
     ]
     return " ".join([f"{number:03d}", config.student.name, config.method.name, *numbers[:2]])
-
-
-def _failure(trial: TuneTrial) -> str:
-    """What a failed trial says of itself: the last line of its traceback, an error and its message."""
-    file = trial.error_file
-    lines = Path(file).read_text().split("\n") if file and Path(file).exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it ended without saying why")

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from sweeps.home import Home
-from sweeps.leaderboard import as_csv, as_json, as_table, rank
+from sweeps.leaderboard import as_csv, as_json, as_table, best_rows, rank
 from sweeps.space import SearchSpace
 from sweeps.study import TEACHER, load_study, read_space, trial_rows
 from sweeps.sweep import SweepResult
@@ -60,6 +60,7 @@ def result_document(result: SweepResult, space: SearchSpace, home: Home) -> dict
         "home": str(home.root),
         "resume": _command("resume", result.name, home),
         "interrupted": result.interrupted,
+        "ended": result.ended,
         "promotion": result.promotion.document() if result.promotion else None,
         "refusal": result.refusal,
         "seconds": result.seconds,
@@ -74,7 +75,8 @@ def leaderboard_document(result: SweepResult, space: SearchSpace) -> dict[str, A
 
 
 def _sentences(result: SweepResult, space: SearchSpace, home: Home) -> list[str]:
-    lines = [*_selected_on(space), _what_won(result, space), *_where_it_is(result, space, home)]
+    ended = [f"ended since {result.ended}"] if result.ended else []
+    lines = [*ended, *_selected_on(space), _what_won(result, space), *_where_it_is(result, space, home)]
     lines.append(f"look at it with: {shlex.join(['sweeps', 'ui', '--home', str(home.root)])}")
     log = home.study(result.name).log
     if not result.tracked:
@@ -96,6 +98,14 @@ def _what_won(result: SweepResult, space: SearchSpace) -> str:
         return "no trial completed"
     metric = space.objectives[0].metric
     won = f"trial {best.number} won with {metric} {best.metrics[metric]:.4f}"
+    standing = best.standing
+    if len(space.objectives) > 1:
+        front = [row.number for row in best_rows(result.rows) if row.standing and row.standing.front == 0]
+        won = f"Pareto front: trials {', '.join(map(str, front))}; by the first objective {won}"
+    if standing is not None and standing.num_seeds > 1:
+        kind = "confirming seeds" if standing.is_confirmed else "seeds"
+        spread = f" ± {standing.spread[0]:.4f}" if standing.spread else ""
+        won += f" (mean of its point over {standing.num_seeds} {kind}: {standing.mean[0]:.4f}{spread})"
     if metric in result.teacher:
         share = best.metrics[metric] / result.teacher[metric]
         won += f", {share:.3f} of the teacher's {result.teacher[metric]:.4f}"

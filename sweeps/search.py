@@ -7,15 +7,17 @@ from ray.tune.search import Searcher
 
 from distill.config import TrialConfig
 from distill.evaluation import static_efficiency_of
+from sweeps.agenda import Agenda
+from sweeps.budget import Budget
 from sweeps.home import StudyFolder
 from sweeps.ledger import Ledger
 from sweeps.space import SearchSpace
-from sweeps.study import CONTINUES, DIRECTORY, num_told
+from sweeps.study import CONTINUES, DIRECTORY, SEED_OFFSET
 from sweeps.trial import TrialTask
 
 
 class StudySearcher(Searcher):
-    """Asks Optuna for points until the sweep's budget is told.
+    """Asks Optuna for points until the sweep's agenda is done.
 
     What comes of them is told by the ledger, which hears of every report and every end. Here Tune learns
     nothing but what to run next.
@@ -28,6 +30,7 @@ class StudySearcher(Searcher):
         *,
         folder: StudyFolder,
         ledger: Ledger,
+        budget: Budget,
     ):
         """Searches `study`."""
         super().__init__()
@@ -35,34 +38,44 @@ class StudySearcher(Searcher):
         self._space = space
         self._folder = folder
         self._ledger = ledger
+        self._budget = budget
+        self._agenda = Agenda(study=study, space=space)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's task; `FINISHED` when as many were drawn as the budget allows.
+        """The next trial's task; None while only running ones decide what comes; `FINISHED` at the end.
 
         A student that breaks a constraint which needs no training costs nothing: it is told infeasible
         here, and the next point is drawn.
         """
-        while num_told(self._study) + self._ledger.num_running < self._space.search.num_trials:
+        if self._budget.is_used_up() or self._ledger.disk_full:
+            return Searcher.FINISHED
+        if again := self._ledger.reopen(tune_id=trial_id):
+            return again
+        while (now := self._agenda.next(searches=not self._budget.search_is_over())) == "train":
             trial = self._study.ask()
-            config = self._space.config(self._space.sample(trial))
-            directory = self._folder.trial(trial.number)
-            trial.set_user_attr(DIRECTORY, str(directory))
-            efficiency = self._efficiency(config)
-            self._ledger.open(trial, config, tune_id=trial_id)
-            if broken := self._space.broken_constraints(efficiency):
-                self._ledger.close_infeasible(trial_id, efficiency, "; ".join(broken))
-                continue
-            continued = trial.user_attrs.get(CONTINUES)
-            task: TrialTask = {
-                "number": trial.number,
-                "config": config.model_dump(mode="json"),
-                "directory": str(directory),
-                "continue_from": None if continued is None else str(self._folder.trial(continued)),
-                "accumulation": 1,
-                "timeout_s": None,
-            }
-            return task
-        return Searcher.FINISHED
+            seed_offset = trial.user_attrs.get(SEED_OFFSET, 0)
+            config = self._space.config(self._space.sample(trial), seed_offset=seed_offset)
+            task = self._task(trial, config)
+            trial.set_user_attr(DIRECTORY, task["directory"])
+            known = self._efficiency(config)
+            self._ledger.open(trial, config, task, tune_id=trial_id, known=known)
+            if not (broken := self._space.broken_constraints(known)):
+                return task
+            self._ledger.close_infeasible(trial_id, "; ".join(broken))
+        return None if now == "wait" else Searcher.FINISHED
+
+    def _task(self, trial: optuna.Trial, config: TrialConfig) -> TrialTask:
+        continued = trial.user_attrs.get(CONTINUES)
+        minutes = self._space.resources.timeout_minutes
+        return {
+            "number": trial.number,
+            "config": config.model_dump(mode="json"),
+            "directory": str(self._folder.trial(trial.number)),
+            "continue_from": None if continued is None else str(self._folder.trial(continued)),
+            "accumulation": 1,
+            "timeout_s": None if minutes is None else minutes * 60,
+            "spared": SEED_OFFSET in trial.user_attrs,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles what it is given, to restore it, and a sweep is resumed from its study."""

@@ -9,16 +9,28 @@ from optuna.trial import FrozenTrial, TrialState
 
 from distill.errors import InputError
 from sweeps.home import Home
-from sweeps.leaderboard import TrialRow, rank
+from sweeps.leaderboard import TrialRow, best_rows, rank
 from sweeps.space import SearchSpace, load_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 # Attributes of an Optuna trial, beside its parameters and values.
-DIRECTORY, CONTINUES, EPOCHS, OUTCOME = "directory", "continues", "epochs", "outcome"
+DIRECTORY, CONTINUES, EPOCHS, OUTCOME, ATTEMPTS = "directory", "continues", "epochs", "outcome", "attempts"
+POINT, SEED_OFFSET, CONFIRMS = "point", "seed_offset", "confirms"
+"""Of a trial that trains a point again: who drew it first, what is added to its seed, and what for."""
+WARM_START = "warm_start"
+"""Of what was taken over from another study: it is not one of this study's trials."""
 
-TEACHER = "teacher"
-"""The study's attribute that holds the teacher's metrics."""
+# Attributes of an Optuna study.
+TEACHER, FINALISTS, ENDED, DRIVEN, HANDED_OVER = (
+    "teacher",
+    "finalists",
+    "ended",
+    "driven_seconds",
+    "handed_over",
+)
+"""The teacher's metrics; the points that are confirmed; what ended the sweep, in a sentence; for how long it
+was driven; the trials whose students MLflow has."""
 INFEASIBLE = "infeasible"
 
 
@@ -88,7 +100,12 @@ def fail_orphans(study: optuna.Study, *, retry: bool) -> list[int]:
     for orphan in orphans:
         study.tell(orphan.number, state=TrialState.FAIL)
         if retry:
-            study.enqueue_trial(orphan.params, user_attrs={CONTINUES: orphan.number})
+            again = {
+                key: orphan.user_attrs[key]
+                for key in (POINT, SEED_OFFSET, CONFIRMS)
+                if key in orphan.user_attrs
+            }
+            study.enqueue_trial(orphan.params, user_attrs={CONTINUES: orphan.number, **again})
     return [orphan.number for orphan in orphans]
 
 
@@ -97,21 +114,40 @@ def was_interrupted(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and OUTCOME not in trial.user_attrs
 
 
+def point_of(trial: FrozenTrial) -> int:
+    """The number of the trial that drew this one's point first: its own unless it trains one again."""
+    return trial.user_attrs.get(POINT, trial.number)
+
+
+def seed_offset_of(trial: FrozenTrial) -> int:
+    """What is added to the seed of a trial."""
+    return trial.user_attrs.get(SEED_OFFSET, 0)
+
+
+def own_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """A study's trials and queued points, without what it took over from another."""
+    return [trial for trial in study.get_trials(deepcopy=False) if WARM_START not in trial.user_attrs]
+
+
 def num_told(study: optuna.Study) -> int:
-    """How many trials count against the sweep's budget: those that ended, and not by an interruption."""
-    return sum(
-        trial.state.is_finished() and not was_interrupted(trial) for trial in study.get_trials(deepcopy=False)
-    )
+    """How many trials ended, and not by an interruption."""
+    return sum(trial.state.is_finished() and not was_interrupted(trial) for trial in own_trials(study))
 
 
 def trial_rows(study: optuna.Study, space: SearchSpace) -> list[TrialRow]:
     """What every trial came to, in the order they were drawn. Queued points are no trials yet."""
-    states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     runs = study.user_attrs
     return [
         _row(trial, space, run_id=runs.get(run_attribute(trial.number)))
-        for trial in study.get_trials(deepcopy=False, states=states)
+        for trial in own_trials(study)
+        if trial.state != TrialState.WAITING
     ]
+
+
+def trial_row(study: optuna.Study, space: SearchSpace, number: int) -> TrialRow:
+    """What one trial came to."""
+    trial = study.get_trials(deepcopy=False)[number]
+    return _row(trial, space, run_id=study.user_attrs.get(run_attribute(number)))
 
 
 def _row(trial: FrozenTrial, space: SearchSpace, *, run_id: str | None) -> TrialRow:
@@ -131,6 +167,9 @@ def _row(trial: FrozenTrial, space: SearchSpace, *, run_id: str | None) -> Trial
     return TrialRow(
         number=trial.number,
         state=state,
+        repeats=trial.user_attrs.get(POINT),
+        seed_offset=seed_offset_of(trial),
+        confirms=trial.user_attrs.get(CONFIRMS, False),
         values=[metrics[name] for name in names] if all(name in metrics for name in names) else None,
         params=dict(trial.params),
         metrics=metrics,
@@ -148,25 +187,27 @@ def summary(home: Home, name: str) -> dict[str, Any]:
     Raises:
         InputError: If this home has no study of that name.
     """
-    space = read_space(home, name)
-    rows = trial_rows(load_study(home, name), space)
-    objective = space.objectives[0]
-    best = next(
-        (row for row in rank(rows, space.objectives, space.constraints) if row.state == "complete"), None
-    )
+    space, study = read_space(home, name), load_study(home, name)
+    rows = rank(trial_rows(study, space), space.objectives, space.constraints)
+    best = best_rows(rows)
     pid = home.study(name).read_driver_pid()
     told = sum(row.state not in ("running", "interrupted") for row in rows)
     states = {state: sum(row.state == state for row in rows) for state in sorted({row.state for row in rows})}
-    return {
+    entry = {
         "study": name,
-        "state": "running" if pid else "finished" if told >= space.search.num_trials else "stopped",
+        "state": "running" if pid else "finished" if study.user_attrs.get(ENDED) else "stopped",
+        "ended": study.user_attrs.get(ENDED),
         "driver": pid,
-        "trials": f"{told}/{space.search.num_trials}",
+        "trials": f"{told}/{space.trainings}",
         **states,
-        "objective": objective.metric,
-        "best": best.metrics[objective.metric] if best else None,
-        "best trial": best.number if best else None,
+        "objective": space.objectives[0].metric,
+        "best": best[0].standing.mean[0] if best and best[0].standing else None,
+        "best trial": best[0].number if best else None,
     }
+    if len(space.objectives) == 1:
+        return entry
+    front = [row for row in best if row.standing and row.standing.front == 0]
+    return entry | {"front": [row.number for row in front]}
 
 
 def summaries(home: Home) -> list[dict[str, Any]]:

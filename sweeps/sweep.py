@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from sweeps import cluster  # before anything that imports ray: it sets what Ray reads when it is imported
 
 # isort: split
 import optuna
 import ray.tune
+from ray.tune import Stopper
 
 from distill.errors import InputError, RefusedError
 from distill.evaluation import evaluate_pairs, static_efficiency
 from distill.runtimes import OnnxNetwork
 from distill.teachers import Teacher
+from sweeps.budget import Budget
 from sweeps.caching import build_caches, cache_folder, tell_of_damage
+from sweeps.failures import disk_is_full
 from sweeps.home import Home, StudyFolder
 from sweeps.leaderboard import TrialRow, as_csv, rank
 from sweeps.ledger import Ledger
@@ -29,6 +33,8 @@ from sweeps.schedulers import make_scheduler
 from sweeps.search import StudySearcher
 from sweeps.space import SearchSpace
 from sweeps.study import (
+    ENDED,
+    HANDED_OVER,
     TEACHER,
     create_study,
     fail_orphans,
@@ -41,6 +47,7 @@ from sweeps.study import (
 from sweeps.terminal import SweepDisplay
 from sweeps.tracking import Tracker, check_tracker, flatten
 from sweeps.trial import trainable
+from sweeps.warm_start import require_alike, warm_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,8 @@ class SweepResult:
         name: Of its study.
         rows: Every trial, best first.
         teacher: The teacher's metrics on the validation pairs, for comparison.
-        interrupted: Whether it was stopped before its budget was used.
+        interrupted: Whether it was stopped before its end.
+        ended: What ended it, in a sentence; None when it was interrupted.
         promotion: What was promoted; None when nothing was.
         refusal: Why the best student was not promoted, where that was asked for.
         tracked: Whether every record reached the tracker.
@@ -61,6 +69,7 @@ class SweepResult:
     rows: list[TrialRow]
     teacher: dict[str, float]
     interrupted: bool
+    ended: str | None
     promotion: Promotion | None
     refusal: str | None
     tracked: bool
@@ -113,6 +122,8 @@ def _drive(
     resume: bool,
 ) -> SweepResult:
     began = time.monotonic()
+    if not resume:
+        require_alike(space, home=home)
     teacher = checked(space.config(space.first_point()))
     with ExitStack() as stack:
         if resume:
@@ -129,7 +140,7 @@ def _drive(
             stack.enter_context(folder.driven())
         display.log_to(folder.log)
         require(check_tracker(home))
-        study = _open_study(space, home, folder, resume=resume)
+        study = _open_study(space, home, folder, display=display, resume=resume)
         sweep = _Sweep(space, study=study, home=home, folder=folder, teacher=teacher, display=display)
         return sweep.run(began, resume=resume)
 
@@ -154,8 +165,11 @@ class _Sweep:
         self._teacher = teacher
         self._display = display
         self._config = space.config(space.first_point())
+        self._budget = Budget(study, space)
         self._tracker = Tracker(home, study=folder.name, on_run=lambda *run: self._ledger.note_run(*run))
-        self._ledger = Ledger(study, space, folder=folder, tracker=self._tracker, display=display)
+        self._ledger = Ledger(
+            study, space, folder=folder, tracker=self._tracker, display=display, budget=self._budget
+        )
 
     def run(self, began: float, *, resume: bool) -> SweepResult:
         """Searches until the budget is told, or until it is interrupted."""
@@ -171,7 +185,7 @@ class _Sweep:
         concurrent = cluster.max_concurrent(self._space.resources, ray.cluster_resources())
         self._display.started(
             name=self._folder.name,
-            num_trials=self._space.search.num_trials,
+            num_trials=self._space.trainings,
             num_done=num_told(self._study),
             concurrent=concurrent,
             tracking_uri=self._home.tracking_uri,
@@ -187,13 +201,24 @@ class _Sweep:
             self._tracker.finish_sweep(status="FAILED", metrics={}, leaderboard_csv="")
             self._tracker.close()
             raise
+        except Exception as error:
+            if not disk_is_full(error):
+                raise
+            raise self._disk_full(str(error)) from error
+        if self._ledger.disk_full:
+            raise self._disk_full(self._ledger.disk_full)
+        if ended := self._budget.is_used_up():
+            self._ledger.close_all(ended)
         tell_of_damage(self._home, self._display)
         for number in fail_orphans(self._study, retry=True):
             interrupted = True
-            self._tracker.finish_trial(number, state="interrupted", best={}, student=None)
+            self._tracker.finish_trial(number, state="interrupted", best={})
         rows = rank(trial_rows(self._study, self._space), self._space.objectives, self._space.constraints)
         teacher = self._teacher_metrics()
         self._study.set_user_attr(TEACHER, teacher)
+        ended = None if interrupted else self._what_ended_it()
+        self._study.set_user_attr(ENDED, ended)
+        self._hand_over_students(rows)
         self._tracker.finish_sweep(
             status="KILLED" if interrupted else "FINISHED",
             metrics=self._summary(rows, teacher),
@@ -207,6 +232,7 @@ class _Sweep:
             rows=rows,
             teacher=teacher,
             interrupted=interrupted,
+            ended=ended,
             promotion=promotion,
             refusal=refusal,
             tracked=tracked,
@@ -223,6 +249,7 @@ class _Sweep:
                     self._space,
                     folder=self._folder,
                     ledger=self._ledger,
+                    budget=self._budget,
                 ),
                 scheduler=make_scheduler(self._space),
                 num_samples=-1,
@@ -231,9 +258,34 @@ class _Sweep:
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
             ),
             run_config=ray.tune.RunConfig(
-                name="trials", storage_path=storage, callbacks=[self._ledger], verbose=0
+                name="trials",
+                storage_path=storage,
+                callbacks=[self._ledger],
+                stop=_Stop(self._budget, self._ledger),
+                verbose=0,
             ),
         ).fit()
+
+    def _what_ended_it(self) -> str:
+        if ended := self._budget.search_is_over():
+            return ended
+        return f"all {self._space.search.num_trials} points were tried"
+
+    def _hand_over_students(self, rows: list[TrialRow]) -> None:
+        """Gives MLflow the students of the best trials, each once."""
+        before: list[int] = self._study.user_attrs.get(HANDED_OVER, [])
+        best = [row.number for row in rows if row.state == "complete" and row.number not in before]
+        kept = {number: folder for number in best if (folder := self._ledger.student(number))}
+        for number, folder in kept.items():
+            self._tracker.log_student(number, folder)
+        self._study.set_user_attr(HANDED_OVER, [*before, *kept])
+
+    def _disk_full(self, reason: str) -> RefusedError:
+        """What is said when nothing can be written any more. What was recorded stays as it is."""
+        return RefusedError(
+            f"the disk of {self._home.root} is full ({reason}): make room, then go on with "
+            f"`sweeps resume {self._folder.name}`"
+        )
 
     def _teacher_metrics(self) -> dict[str, float]:
         metrics = evaluate_pairs(self._teacher, self._config.faces.validation_pairs(), prefix="validation")
@@ -262,13 +314,44 @@ class _Sweep:
             return None, str(error)
 
 
-def _open_study(space: SearchSpace, home: Home, folder: StudyFolder, *, resume: bool) -> optuna.Study:
+class _Stop(Stopper):
+    """Tells Tune to end everything, once hours are used up or nothing can be written any more."""
+
+    def __init__(self, budget: Budget, ledger: Ledger):
+        self._budget = budget
+        self._ledger = ledger
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never: it ends no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether everything must end."""
+        return bool(self._budget.is_used_up() or self._ledger.disk_full)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles what it is given, to restore it, and a sweep is resumed from its study."""
+        return {}
+
+
+def _open_study(
+    space: SearchSpace, home: Home, folder: StudyFolder, *, display: SweepDisplay, resume: bool
+) -> optuna.Study:
     if resume:
         study = load_study(home, folder.name, space)
         fail_orphans(study, retry=True)
         return study
     folder.space.write_text(space.to_yaml())
-    return create_study(home, folder.name, space)
+    study = create_study(home, folder.name, space)
+    if space.search.warm_start is not None:
+        num_fitting, num_completed = warm_start(study, space, home=home)
+        source = f"study {space.search.warm_start}"
+        display.note(
+            f"learnt from {num_fitting} of the {num_completed} completed trials of {source}, which fit"
+        )
+    for point in space.search.enqueue:
+        study.enqueue_trial(dict(point))
+    return study
 
 
 def _free_name(home: Home, name: str) -> str:

@@ -181,26 +181,26 @@ class Tracker:
         state: str,
         reason: str | None = None,
         best: Mapping[str, float],
-        student: Path | None,
     ) -> None:
         """Closes a trial's child run.
 
         Args:
             best: The metrics of its best epoch, recorded under `best/`.
-            student: The folder of its best student, kept as the artifact `student`; None keeps nothing.
         """
         ended = _now_ms()
 
         def write() -> None:
             run_id = self._runs[number]
-            if student is not None and student.is_dir():
-                self._client.log_artifacts(run_id, str(student), "student")
             tags = [RunTag(STATE_TAG, state)] + ([RunTag(REASON_TAG, reason[:5000])] if reason else [])
             metrics = [Metric(f"best/{name}", value, ended, 0) for name, value in best.items()]
             self._client.log_batch(run_id, metrics=metrics, tags=tags)
             self._client.set_terminated(run_id, status=STATUS[state], end_time=ended)
 
         self._tasks.put(write)
+
+    def log_student(self, number: int, folder: Path) -> None:
+        """Keeps a trial's best student, from its folder, as the artifact `student` of its run."""
+        self._tasks.put(lambda: self._client.log_artifacts(self._runs[number], str(folder), "student"))
 
     def finish_sweep(self, *, status: str, metrics: Mapping[str, float], leaderboard_csv: str) -> None:
         """Closes the parent run, with the whole leaderboard beside it."""

@@ -46,6 +46,7 @@ class TrialTask(TypedDict):
         continue_from: Another trial's directory, whose state is taken over.
         accumulation: Portions that a batch is trained in, one after the other, where memory is short.
         timeout_s: How long it may run, in seconds.
+        spared: Whether no scheduler may stop it: it trains a point again, with a further seed.
     """
 
     number: int
@@ -54,6 +55,7 @@ class TrialTask(TypedDict):
     continue_from: str | None
     accumulation: int
     timeout_s: float | None
+    spared: bool
 
 
 def run_in_place(task: TrialTask, *, num_threads: int, cache: Path | None) -> None:

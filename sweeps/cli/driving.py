@@ -149,6 +149,29 @@ def stop(name: str, home: str | None) -> None:
     click.echo(f"stopped {name}; go on with `sweeps resume {name}`")
 
 
+@command
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
+@HOME
+@AS_JSON
+def gc(name: str, dry_run: bool, home: str | None, as_json: bool) -> None:
+    """Removes what the study NAME left on disk and no record needs."""
+    from sweeps.gc import collect, garbage
+    from sweeps.home import Home
+
+    found = garbage(Home.at(home), name)
+    if not dry_run:
+        collect(found)
+    entries = [{"path": str(g.path), "reason": g.reason, "bytes": g.num_bytes} for g in found]
+    if as_json:
+        click.echo(json.dumps({"removed": not dry_run, "found": entries}, indent=2))
+        return
+    for item in found:
+        click.echo(f"{item.num_bytes / 2**20:10.1f} MiB  {item.path}  ({item.reason})")
+    total = sum(item.num_bytes for item in found) / 2**20
+    click.echo(f"{'would free' if dry_run else 'freed'} {total:.1f} MiB")
+
+
 def _assignments(texts: tuple[str, ...]) -> dict[str, str]:
     """`a.b=c` each, as names and values."""
     from distill.errors import InputError

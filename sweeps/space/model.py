@@ -122,6 +122,12 @@ class SearchSpace(Settings):
         return max(int(end) for end in ends)
 
     @property
+    def trainings(self) -> int:
+        """Trials at most: every point with every seed, and the finalists again."""
+        confirming = self.confirm.top * self.confirm.seeds if self.confirm else 0
+        return self.search.num_trials * self.search.repeats + confirming
+
+    @property
     def first_rung(self) -> int:
         """Epochs that the scheduler gives every trial."""
         return self.scheduler.grace_epochs or 1
@@ -170,13 +176,18 @@ class SearchSpace(Settings):
             points=self.grid(),
         )
 
-    def config(self, values: Mapping[str, Any]) -> TrialConfig:
+    def config(self, values: Mapping[str, Any], *, seed_offset: int = 0) -> TrialConfig:
         """The trial at a point of the space. Its best epoch is the first objective's.
+
+        Args:
+            seed_offset: Is added to the trial's seed: a point is trained again with another.
 
         Raises:
             InputError: If `TrialConfig` refuses it, with every reason.
         """
         settings = self.trial_settings(values)
+        if seed_offset:
+            settings["seed"] = settings.get("seed", 0) + seed_offset
         try:
             return trial_config(settings)
         except ValidationError as error:

@@ -55,6 +55,7 @@ def fit(tmp_path: Path, *configs: TrialConfig, workers: int, **tune: Any) -> Any
             "continue_from": None,
             "accumulation": 1,
             "timeout_s": None,
+            "spared": False,
         }
         for number, config in enumerate(configs)
     ]
