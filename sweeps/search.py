@@ -6,7 +6,7 @@ import optuna
 from ray.tune.search import Searcher
 
 from distill.config import TrialConfig
-from distill.evaluation import static_efficiency_of
+from distill.evaluation import LATENCY, latency_of, static_efficiency_of
 from sweeps.agenda import Agenda
 from sweeps.budget import Budget
 from sweeps.home import StudyFolder
@@ -40,6 +40,10 @@ class StudySearcher(Searcher):
         self._ledger = ledger
         self._budget = budget
         self._agenda = Agenda(study=study, space=space)
+        self._asks_for_latency = LATENCY in {
+            asked.metric for asked in (*space.objectives, *space.constraints)
+        }
+        self._latency: dict[str, float] = {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's task; None while only running ones decide what comes; `FINISHED` at the end.
@@ -100,8 +104,12 @@ class StudySearcher(Searcher):
         """Nothing: see `save`."""
 
     def _efficiency(self, config: TrialConfig) -> dict[str, float]:
-        return static_efficiency_of(
-            config.student,
-            embedding_dim=config.student_dim(),
-            size_px=config.faces.size_px,
-        )
+        """What is known of a student before it is trained; timed only where the search asks for it."""
+        shape = {"embedding_dim": config.student_dim(), "size_px": config.faces.size_px}
+        known = static_efficiency_of(config.student, **shape)
+        if not self._asks_for_latency:
+            return known
+        key = f"{config.student.model_dump_json()} {shape}"
+        if key not in self._latency:
+            self._latency[key] = latency_of(config.student, **shape)
+        return known | {LATENCY: self._latency[key]}

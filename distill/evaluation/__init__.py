@@ -11,7 +11,13 @@ from distill.evaluation.bootstrap import (
     weighted_accuracy,
     weighted_tar_at_far,
 )
-from distill.evaluation.efficiency import measured_efficiency, static_efficiency, static_efficiency_of
+from distill.evaluation.efficiency import (
+    LATENCY,
+    latency_of,
+    measured_efficiency,
+    static_efficiency,
+    static_efficiency_of,
+)
 from distill.evaluation.fairness import (
     Estimate,
     FairnessComparison,
@@ -48,6 +54,7 @@ from distill.evaluation.verification import (
 )
 
 __all__ = [
+    "LATENCY",
     "Estimate",
     "FairnessComparison",
     "FairnessReport",
@@ -74,6 +81,7 @@ __all__ = [
     "fairness_report",
     "identification_metrics",
     "identity_weights",
+    "latency_of",
     "measured_efficiency",
     "noise_floor",
     "pair_metrics",

@@ -28,6 +28,8 @@ BATCH_SIZES = (1, 128)
 _SHORTEST_REPEAT_S = 0.02
 """A repeat runs a fast network several times over, so that the clock's own grain does not show."""
 _FLOAT32_BYTES = 4
+LATENCY = "efficiency/latency_ms"
+"""What a search calls the time that a student takes for one face, which it measures before training it."""
 
 
 class MultiplyAddCounter(TorchFunctionMode):
@@ -129,6 +131,18 @@ def measured_efficiency(network: nn.Module, *, size_px: int, repeats: int = 15) 
             name = f"efficiency/faces_per_second_batch_{batch_size}"
             metrics |= {name: median, f"{name}_low": low, f"{name}_high": high}
     return metrics
+
+
+def latency_of(settings: StudentSettings, *, embedding_dim: int, size_px: int, repeats: int = 15) -> float:
+    """Times the student that `settings` would build, untrained, on one face and one CPU thread.
+
+    Returns:
+        Milliseconds: the least of the repeats, since whatever else the machine does only adds to them.
+    """
+    student = settings.build(embedding_dim=embedding_dim, size_px=size_px)
+    face = torch.zeros(1, 3, size_px, size_px)
+    with evaluating(student), _one_thread():
+        return 1000 / float(_faces_per_second(student, face, repeats=repeats).max())
 
 
 def _faces_per_second(network: nn.Module, faces: Tensor, *, repeats: int) -> Tensor:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-from ray.tune.search import Searcher
 
 from distill.config import TrialConfig
 from distill.evaluation import static_efficiency_of
 from distill.students import SearchableSettings
+from sweeps.budget import Budget
 from sweeps.home import Home
 from sweeps.ledger import Ledger
 from sweeps.provenance import Provenance
@@ -66,8 +66,9 @@ def searched(space: SearchSpace, tmp_path: Path) -> Iterator[tuple[StudySearcher
     tracker.start_sweep(space_yaml=space.to_yaml(), params={}, provenance=Provenance.of_this_process())
     folder = home.study("architecture")
     with sweep_display(space, as_json=True) as display:
-        ledger = Ledger(study, space, folder=folder, tracker=tracker, display=display)
-        yield StudySearcher(study, space, folder=folder, ledger=ledger), study, home
+        budget = Budget(study, space)
+        ledger = Ledger(study, space, folder=folder, tracker=tracker, display=display, budget=budget)
+        yield StudySearcher(study, space, folder=folder, ledger=ledger, budget=budget), study, home
         assert tracker.close()
 
 
@@ -77,7 +78,7 @@ def test_what_breaks_a_budget_is_told_infeasible_and_never_becomes_a_trial_of_tu
 ) -> None:
     searcher, study, home = searched
     tasks = []
-    while (task := searcher.suggest(f"tune-{len(tasks)}")) != Searcher.FINISHED:
+    while isinstance(task := searcher.suggest(f"tune-{len(tasks)}"), dict):
         tasks.append(task)
     rows = trial_rows(study, space)
     infeasible = [row for row in rows if row.state == "infeasible"]

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import math
 
+import pytest
 from rich.console import Console
 
 from sweeps.leaderboard import TrialRow, as_csv, as_json, as_table, rank
@@ -26,7 +28,7 @@ def numbers(rows: list[TrialRow]) -> list[int]:
 
 def shown(rows: list[TrialRow], width: int = 120, **options) -> str:
     console = Console(width=width, file=io.StringIO())
-    console.print(as_table(rows, [ACCURACY], width=width, **options))
+    console.print(as_table(rank(rows, [ACCURACY], []), [ACCURACY], width=width, **options))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -95,7 +97,7 @@ def test_csv_holds_every_number_in_full() -> None:
         row(0, 0.123456789, params={"optimizer.lr": 1e-3}, epochs=8, run_id="abc"),
         row(1, state="failed", params={"student.width": 0.5}, reason='RuntimeError: "a, b"'),
     ]
-    first, second = csv.DictReader(io.StringIO(as_csv(rows, [ACCURACY])))
+    first, second = csv.DictReader(io.StringIO(as_csv(rank(rows, [ACCURACY], []), [ACCURACY])))
     assert (first["rank"], first["trial"], first["state"]) == ("1", "0", "complete")
     assert float(first[ACCURACY.metric]) == 0.123456789
     assert (first["optimizer.lr"], first["student.width"], first["run_id"]) == ("0.001", "", "abc")
@@ -104,7 +106,8 @@ def test_csv_holds_every_number_in_full() -> None:
 
 
 def test_json_holds_study_objectives_teacher_and_trials() -> None:
-    document = as_json([row(0, 0.9, run_id="abc")], [ACCURACY], study="s", teacher={ACCURACY.metric: 0.97})
+    rows = rank([row(0, 0.9, run_id="abc")], [ACCURACY], [])
+    document = as_json(rows, [ACCURACY], study="s", teacher={ACCURACY.metric: 0.97})
     assert json.loads(json.dumps(document)) == document
     assert document["study"] == "s"
     assert document["objectives"] == [{"metric": ACCURACY.metric, "direction": "maximize"}]
@@ -112,3 +115,50 @@ def test_json_holds_study_objectives_teacher_and_trials() -> None:
     assert document["trials"][0]["rank"] == 1
     assert document["trials"][0]["run_id"] == "abc"
     assert document["trials"][0]["metrics"] == {ACCURACY.metric: 0.9, SIZE.metric: 10}
+
+
+def test_points_are_ranked_by_the_mean_of_their_seeds() -> None:
+    lucky = [row(0, 0.95), row(2, 0.85, repeats=0, seed_offset=1)]
+    steady = [row(1, 0.92), row(3, 0.91, repeats=1, seed_offset=1)]
+    ranked = rank([*lucky, *steady], [ACCURACY], [])
+    assert numbers(ranked) == [1, 3, 0, 2]
+    first = ranked[0].standing
+    assert first is not None
+    assert (first.place, first.num_seeds, first.is_confirmed) == (1, 2, False)
+    assert first.mean == pytest.approx([0.915])
+    assert first.spread == pytest.approx([0.01 / math.sqrt(2)])
+
+
+def test_a_finalist_is_ranked_by_the_seeds_that_confirm_it_and_before_all_that_were_not() -> None:
+    finalist = [row(0, 0.95), row(3, 0.90, repeats=0, confirms=True), row(4, 0.88, repeats=0, confirms=True)]
+    ranked = rank([*finalist, row(1, 0.94), row(2, 0.93)], [ACCURACY], [])
+    assert numbers(ranked) == [0, 3, 4, 1, 2]
+    assert ranked[0].standing is not None
+    assert ranked[0].standing.mean == pytest.approx([0.89])
+    assert ranked[0].standing.is_confirmed
+
+
+def test_a_seed_that_did_not_complete_does_not_count() -> None:
+    ranked = rank(
+        [row(0, 0.9), row(1, state="failed", repeats=0), row(2, 0.1, state="pruned", repeats=0)],
+        [ACCURACY],
+        [],
+    )
+    assert ranked[0].standing is not None
+    assert ranked[0].standing.num_seeds == 1
+
+
+def test_the_table_shows_a_point_once_with_the_mean_and_spread_of_its_seeds() -> None:
+    text = shown([row(0, 0.95), row(1, 0.85, repeats=0), row(2, 0.7)])
+    assert "0.9000 ± 0.0707" in text
+    assert len(text.splitlines()) == 3
+
+
+def test_fronts_are_peeled_one_after_the_other() -> None:
+    objectives = [ACCURACY, SIZE]
+    rows = [
+        TrialRow(number=n, state="complete", values=[a, s], metrics={ACCURACY.metric: a, SIZE.metric: s})
+        for n, (a, s) in enumerate([(0.9, 100), (0.8, 50), (0.8, 60), (0.7, 50), (0.7, 70), (0.6, 10)])
+    ]
+    standings = {r.number: r.standing for r in rank(rows, objectives, [])}
+    assert {n: s.front for n, s in standings.items() if s} == {0: 0, 1: 0, 5: 0, 2: 1, 3: 1, 4: 2}
