@@ -5,8 +5,9 @@ All else is real: the search, Ray Tune, Optuna's database, MLflow. With x and y 
     validation/verification_accuracy = 1 - x^2 - y^2 + wobble    (more is better)
     train/loss                       = (x - 1)^2 + y^2           (less is better)
 
-so that the front is y = 0, x in [0, 1]. The wobble is 0.3 for an even seed and -0.3 for an odd one, and 0.2 more
-for x = 0.1, 0.5, 0.9: over both seeds it is gone, and one alone deceives. A mobilefacenet is worse by 0.5 in both.
+so that the front is y = 0, x in [0, 1]. The wobble is 0.3 for an even seed and -0.3 for an odd one, and 0.2
+more for x = 0.1, 0.5, 0.9: over both seeds it is gone, and one alone deceives.
+A mobilefacenet is worse by 0.5 in both.
 """
 
 import sys
