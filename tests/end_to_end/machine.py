@@ -1,5 +1,6 @@
 """Real sweeps, started as a user starts them: the command, in a process of its own, on a home of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import psutil
 
 SPACE = Path(__file__).parent / "spaces" / "small.yaml"
 BIN = Path(sys.executable).parent
+SWEEPS = (str(BIN / "sweeps"),)
 MARK = "SWEEPS_TEST_MARK"
 
 
@@ -34,13 +36,13 @@ class Machine:
     ray: RayHead | None = None
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Starts `sweeps` on this home, in a session of its own."""
+    def start(self, *arguments: str, command: tuple[str, ...] = SWEEPS) -> subprocess.Popen[str]:
+        """Starts `sweeps`, or what stands in for it, on this home, in a session of its own."""
         environment = {**os.environ, MARK: self.mark}
         if self.ray is not None:
             environment |= {**self.ray.environment, "RAY_ADDRESS": self.ray.address}
         return subprocess.Popen(
-            [str(BIN / "sweeps"), *arguments, "--home", str(self.home)],
+            [*command, *arguments, "--home", str(self.home)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -49,9 +51,15 @@ class Machine:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        """Runs `sweeps` on this home to its end."""
-        process = self.start(*arguments)
+    def run_module(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a module that stands in for `sweeps` on this home to its end."""
+        return self.run(*arguments, command=(sys.executable, "-m", module))
+
+    def run(
+        self, *arguments: str, timeout: float = 400, command: tuple[str, ...] = SWEEPS
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `sweeps`, or what stands in for it, on this home to its end."""
+        process = self.start(*arguments, command=command)
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -64,15 +72,20 @@ class Machine:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def owns(self, process: psutil.Process) -> bool:
+        """Whether a process was started on this home, and lives."""
+        try:
+            return process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
     def processes(self) -> list[str]:
         """Command lines of everything that was started on this home and lives."""
         living = []
         for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+            if self.owns(process):
+                with contextlib.suppress(psutil.NoSuchProcess):
                     living.append(" ".join(process.cmdline()) or process.name())
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
         return living
 
     def wait_until_quiet(self, timeout: float = 30) -> list[str]:
