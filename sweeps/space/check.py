@@ -1,7 +1,6 @@
 """Checks the parts of a search space against each other and against what a trial can be."""
 
-import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -9,32 +8,42 @@ from pydantic import ValidationError
 
 from distill.config import TrialConfig
 from distill.errors import InputError
+from sweeps.space.check_search import check_search, refusals_of_the_sweep
 from sweeps.space.metrics import changes_in_training, gate_metrics, reported_metrics
 from sweeps.space.model import SearchSpace, trial_config
 from sweeps.space.names import claim_against
-from sweeps.space.parameters import CategoricalParameter
+from sweeps.space.parameters import CategoricalParameter, is_number
 from sweeps.space.problems import REFUSED, KeyPath, Problem, dotted, nearest, problems_of, shown
 
-MAX_GRID_POINTS = 100_000
 _SELECTION = "selection"
+_ENQUEUE = ("search", "enqueue")
 
 
-def check(space: SearchSpace, *, unread: frozenset[str] = frozenset()) -> list[Problem]:
+def check(
+    space: SearchSpace, *, unread: frozenset[str] = frozenset(), unsure: frozenset[str] = frozenset()
+) -> list[Problem]:
     """Everything that is wrong with a space whose parts are each right in themselves.
 
     Args:
-        unread: Parameters that the file has but that could not be read; conditions may name them.
+        unread: Parameters that the file has but that could not be read; others may name them.
+        unsure: Keys of the file below which something could not be read.
     """
-    problems = [*_check_base(space), *_check_search(space)]
+    problems = [*_check_base(space), *check_search(space, unread=unread, unsure=unsure)]
     sound: dict[str, Any] = {}
     for name, parameter in space.parameters.items():
-        found = list(_check_conditions(space, name, unread=unread))
-        if not found and not _may_depend_on(unread, name, parameter.when):
+        found = [*_check_conditions(space, name, unread=unread), *_check_ratio(space, name, unread=unread)]
+        others = {*parameter.when, *filter(None, [space.ratio_of(name)])}
+        if not found and not _may_depend_on(unread, name, others):
             found = list(_check_parameter(space, name))
-            if not found:
+            if not found and all(other in sound or other not in space.parameters for other in others):
                 sound[name] = parameter
         problems += found
-    trials = _Trials(space.model_copy(update={"parameters": sound}))
+    wrong = {problem.path[2] for problem in problems if problem.path[:2] == _ENQUEUE and problem.path[2:]}
+    trials = _Trials(
+        space.model_copy(update={"parameters": sound}),
+        is_stopped_early="scheduler" not in unsure,
+        first=[index for index in range(len(space.search.enqueue)) if index not in wrong],
+    )
     problems += trials.problems()
     return [*problems, *_check_metrics(space, trials)]
 
@@ -43,31 +52,6 @@ def _check_base(space: SearchSpace) -> Iterator[Problem]:
     if _SELECTION in space.base:
         claim = "must not be set: the first objective picks each trial's best epoch"
         yield Problem(("base", _SELECTION), claim)
-
-
-def _check_search(space: SearchSpace) -> Iterator[Problem]:
-    sampler, path = space.search.sampler, ("search", "sampler")
-    conditional = [
-        name for name, parameter in space.parameters.items() if set(parameter.when) & set(space.parameters)
-    ]
-    if sampler in ("gp", "qmc") and conditional:
-        claim = f"must be one for conditions, such as tpe, since {conditional[0]} has one, got {sampler}"
-        yield Problem(path, claim)
-    if sampler != "grid":
-        return
-    endless = [name for name, parameter in space.parameters.items() if parameter.grid() is None]
-    for name in endless:
-        yield Problem(("parameters", name), "needs a step, since the sampler is grid")
-    if endless:
-        return
-    most_points = math.prod(len(parameter.grid() or ()) for parameter in space.parameters.values())
-    if most_points > MAX_GRID_POINTS:
-        yield Problem(path, f"must not be grid for {most_points:,} points, more than {MAX_GRID_POINTS:,}")
-        return
-    num_points = len(space.grid() or ())
-    if space.search.num_trials > num_points:
-        claim = f"must be at most {num_points}, the points of the grid, got {space.search.num_trials}"
-        yield Problem(("search", "num_trials"), claim)
 
 
 def _check_parameter(space: SearchSpace, name: str) -> Iterator[Problem]:
@@ -105,6 +89,40 @@ def _check_conditions(space: SearchSpace, name: str, *, unread: frozenset[str]) 
             for value in (value for value in allowed if value not in parameter.choices):
                 choices = ", ".join(map(str, parameter.choices))
                 yield Problem(path, f"must be among the choices of {other} ({choices}), got {shown(value)}")
+
+
+def _check_ratio(space: SearchSpace, name: str, *, unread: frozenset[str]) -> Iterator[Problem]:
+    names, path = list(space.parameters), ("parameters", name, "ratio_of")
+    earlier = names[: names.index(name)]
+    if (other := space.ratio_of(name)) is None:
+        return
+    parameter, fixed = space.parameters.get(other), space.fixed(other)
+    if parameter is None:
+        if fixed is None and other not in unread:
+            claim = f"must be a parameter or fixed in base, got {other!r}; {nearest(other, earlier)}"
+            yield Problem(path, claim)
+        elif fixed is not None and not is_number(fixed):
+            yield Problem(path, f"must name a number, got {other!r}, which is {shown(fixed)} in base")
+    elif other not in earlier:
+        yield Problem(path, f"must be declared before {name}, got {other!r}")
+    elif not parameter.is_number:
+        yield Problem(path, f"must name a number, got {other!r}, which has other choices")
+    elif not all(_exists_under(space, other, route) for route in _routes(space, name)):
+        conditions = ", ".join(f"{key}: [{', '.join(map(str, v))}]" for key, v in parameter.when.items())
+        claim = f"must exist wherever {name} does, got {other!r}: add when: {{{conditions}}}"
+        yield Problem(path, claim)
+
+
+def _exists_under(space: SearchSpace, name: str, route: Mapping[str, Any]) -> bool:
+    """Whether a parameter exists in every trial that has these values."""
+    for other, allowed in space.parameters[name].when.items():
+        parameter = space.parameters.get(other)
+        if other in route or parameter is None:
+            if route.get(other, space.fixed(other)) not in allowed:
+                return False
+        elif not (set(parameter.ends()) <= set(allowed) and _exists_under(space, other, route)):
+            return False
+    return True
 
 
 def _check_metrics(space: SearchSpace, trials: "_Trials") -> Iterator[Problem]:
@@ -162,18 +180,25 @@ def _routes(space: SearchSpace, name: str) -> Iterator[dict[str, Any]]:
 class _Trials:
     """The trials at the ends of a space's parameters, each made twice: among all low and all high others.
 
-    Where two parameters do not get on at some of their ends, one of these trials shows it.
+    Where two parameters do not get on at some of their ends, one of these trials shows it. Points that are to
+    be tried first are made likewise.
+
+    Args:
+        is_stopped_early: Whether it is known which scheduler stops them.
+        first: Which of the points to be tried first are sound in themselves.
 
     Attributes:
         reported: The metrics that all of them report.
         gates: The metrics that are known of each of them when it is to be promoted.
     """
 
-    def __init__(self, space: SearchSpace):
+    def __init__(self, space: SearchSpace, *, is_stopped_early: bool, first: Sequence[int]):
         self.reported: list[str] = []
         self.gates: list[str] = []
         self._space = space
-        self._seen: set[Problem] = set()
+        self._is_stopped_early = is_stopped_early
+        self._first = first
+        self._seen: set[Problem | KeyPath] = set()
 
     def problems(self) -> Iterator[Problem]:
         """What `TrialConfig` has against base, then against each end of each parameter."""
@@ -181,11 +206,15 @@ class _Trials:
             point = self._point({}, edge)
             for problem in self._new_refusals(point):
                 name = self._to_blame(problem, point, edge)
-                yield self._placed(problem) if name is None else _blamed(problem, name, point[name])
+                yield self._placed(problem) if name is None else self._blamed(problem, name, point)
         for name, parameter in self._space.parameters.items():
             for route, value, edge in product(_routes(self._space, name), parameter.ends(), (0, -1)):
-                for problem in self._new_refusals(self._point({**route, name: value}, edge)):
-                    yield _blamed(problem, name, value)
+                point = self._point({**route, name: value}, edge)
+                for problem in self._new_refusals(point):
+                    yield self._blamed(problem, name, point)
+        for index, edge in product(self._first, (0, -1)):
+            for problem in self._new_refusals(self._point(self._space.search.enqueue[index], edge)):
+                yield Problem((*_ENQUEUE, index), f"{REFUSED}{_reason(problem)}")
         self.gates = self.gates or self._gates_of_base()
 
     def _point(self, pinned: Mapping[str, Any], edge: int) -> dict[str, Any]:
@@ -202,8 +231,8 @@ class _Trials:
 
     def _to_blame(self, problem: Problem, point: Mapping[str, Any], edge: int) -> str | None:
         """The parameter it is about, or the first with an end at which it is gone; None: base is at fault."""
-        if dotted(problem.path) in point:
-            return dotted(problem.path)
+        if (own := dotted(problem.path)) in point or self._space.ratio_of(own):
+            return own
         for name, value in point.items():
             others = (end for end in self._space.parameters[name].ends() if end != value)
             if any(problem not in self._refusals(self._point({name: end}, edge))[0] for end in others):
@@ -216,9 +245,14 @@ class _Trials:
         if config is not None:
             self.reported = _common(self.reported, reported_metrics(config))
             self.gates = _common(self.gates, gate_metrics(config.faces))
-        fresh = [p for p in problems if p not in self._seen and p.path[:1] != (_SELECTION,)]
+        fresh = {self._once(p): p for p in problems if p.path[:1] != (_SELECTION,)}
+        new = [problem for key, problem in fresh.items() if key not in self._seen]
         self._seen.update(fresh)
-        return fresh
+        return new
+
+    def _once(self, problem: Problem) -> Problem | KeyPath:
+        """What a problem is told once for: a product may be wrong with as many values as there are pairs."""
+        return problem.path if self._space.ratio_of(dotted(problem.path)) else problem
 
     def _refusals(self, values: Mapping[str, Any]) -> tuple[list[Problem], TrialConfig | None]:
         """What is wrong with the trial at a point, and the trial where it can be made."""
@@ -227,7 +261,7 @@ class _Trials:
             config = trial_config(settings)
         except ValidationError as error:
             return problems_of(error, settings, TrialConfig), None
-        problems = list(_refusals_of_the_sweep(self._space, config))
+        problems = list(refusals_of_the_sweep(self._space, config, is_stopped_early=self._is_stopped_early))
         try:
             for pairs in ("validation", "benchmark"):
                 config.faces.pair_facts(pairs)
@@ -242,28 +276,21 @@ class _Trials:
             return Problem(("parameters", name), problem.claim)
         return Problem(("base", *problem.path), problem.claim)
 
+    def _blamed(self, problem: Problem, name: str, point: Mapping[str, Any]) -> Problem:
+        """A problem of a trial as one of the parameter whose value brings it about, or of its own ratio."""
+        own = dotted(problem.path)
+        if ratio_of := self._space.ratio_of(own):
+            ratio = point.get(own, self._space.parameters[own].ends()[0])
+            return Problem(("parameters", own), f"{problem.claim}, {shown(ratio)} times {ratio_of}")
+        claim = problem.claim if own == name else f"must not be {shown(point[name])}: {_reason(problem)}"
+        return Problem(("parameters", name), claim)
+
 
 def _common(metrics: list[str], others: list[str]) -> list[str]:
     """Those of `metrics` that are among `others` too; all others where there are none yet."""
     return [metric for metric in metrics or others if metric in others]
 
 
-def _blamed(problem: Problem, name: str, value: Any) -> Problem:
-    """A problem of a trial as one of the parameter whose value brings it about."""
-    own = dotted(problem.path) == name
-    refused = problem.claim.startswith(REFUSED)
-    reason = problem.claim.removeprefix(REFUSED) if refused else problem.sentence
-    claim = problem.claim if own else f"must not be {shown(value)}: {reason}"
-    return Problem(("parameters", name), claim)
-
-
-def _refusals_of_the_sweep(space: SearchSpace, config: TrialConfig) -> Iterator[Problem]:
-    """What the sweep's own settings have against a trial."""
-    workers, batch_size = space.resources.workers_per_trial, config.training.batch_size
-    if batch_size % workers:
-        claim = f"must be a multiple of resources.workers_per_trial ({workers}), got {batch_size}"
-        yield Problem(("training", "batch_size"), claim)
-    grace, epochs = space.first_rung, config.training.epochs
-    if space.scheduler.name == "asha" and epochs <= grace:
-        claim = f"must be above scheduler.grace_epochs ({grace}) for asha to stop anything, got {epochs}"
-        yield Problem(("training", "epochs"), claim)
+def _reason(problem: Problem) -> str:
+    """What a trial has against itself, in a sentence of its own."""
+    return problem.claim.removeprefix(REFUSED) if problem.claim.startswith(REFUSED) else problem.sentence

@@ -25,6 +25,8 @@ _EFFICIENCY = (
     "efficiency/macs",
     "efficiency/activation_bytes",
 )
+LATENCY = "efficiency/latency_ms"
+"""Milliseconds that one face takes on one CPU thread. Measured before training, where a space asks for it."""
 
 
 def reported_metrics(config: TrialConfig) -> list[str]:
@@ -37,7 +39,7 @@ def reported_metrics(config: TrialConfig) -> list[str]:
         validation += [f"validation/{name}" for name in _AGREEMENT]
     if config.selection.pairs == "benchmark":
         validation += _verification_metrics("benchmark", config.faces.pair_facts("benchmark"))
-    return [*validation, *(f"train/{name}" for name in train), *_EFFICIENCY]
+    return [*validation, *(f"train/{name}" for name in train), *_EFFICIENCY, LATENCY]
 
 
 def gate_metrics(faces: AnyFacesSettings) -> list[str]:

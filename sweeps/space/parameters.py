@@ -2,15 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 import optuna
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from distill.settings import Settings
+from sweeps.space.problems import shown
 
 Scalar = str | int | float | bool
 """A value of a categorical parameter: what Optuna stores, what MLflow logs and what YAML can say."""
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a number to the user, to whom true is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Parameter(Settings, ABC):
@@ -29,9 +35,23 @@ class Parameter(Settings, ABC):
             name: tuple(values) if isinstance(values, list) else (values,) for name, values in when.items()
         }
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there is anything to ask Optuna for."""
+        return True
+
+    @property
+    def is_number(self) -> bool:
+        """Whether every value is one."""
+        return all(is_number(value) for value in self.ends())
+
     @abstractmethod
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
         """Asks Optuna for a value."""
+
+    @abstractmethod
+    def claim_against(self, value: Scalar) -> str | None:
+        """What is wrong with a value as one to be tried: `must be a number, got 'a'`. None: nothing is."""
 
     @abstractmethod
     def ends(self) -> tuple[Scalar, ...]:
@@ -45,12 +65,17 @@ class Parameter(Settings, ABC):
 class RangeParameter(Parameter, ABC):
     """A number in [low, high]."""
 
+    ratio_of: str | None = None
+    """A number, declared before this one or fixed in base. Drawn is how many times it the setting is; the
+    product is rounded where the setting is a whole number. Where low and high are equal, nothing is drawn."""
+
     @field_validator("high", check_fields=False)
     @classmethod
     def _high_is_above_low(cls, high: float, info: ValidationInfo) -> float:
         low = info.data.get("low")
-        if low is not None and high <= low:
-            raise ValueError(f"must be above low ({low}), got {high}")
+        is_ratio = info.data.get("ratio_of", "unread") is not None
+        if low is not None and (high < low or (high == low and not is_ratio)):
+            raise ValueError(f"must be {'at least' if is_ratio else 'above'} low ({low}), got {high}")
         return high
 
     @field_validator("log", check_fields=False)
@@ -73,6 +98,26 @@ class RangeParameter(Parameter, ABC):
             if abs(num_steps - round(num_steps)) > 1e-6:
                 raise ValueError(f"must lead from low to high in whole steps, got {step}")
         return step
+
+    @property
+    def is_drawn(self) -> bool:
+        low, high = self.ends()
+        return low < high
+
+    @abstractmethod
+    def ends(self) -> tuple[float, float]:
+        """Both ends of the range."""
+
+    def claim_against(self, value: Scalar) -> str | None:
+        (low, high), grid = self.ends(), self.grid()
+        is_whole = isinstance(low, int)
+        if not is_number(value) or (is_whole and not isinstance(value, int)):
+            return f"must be a {'whole ' if is_whole else ''}number, got {shown(value)}"
+        if not low <= float(value) <= high:
+            return f"must be from {low} to {high}, got {shown(value)}"
+        if grid is not None and value not in grid:
+            return f"must be whole steps above low ({low}), got {shown(value)}"
+        return None
 
 
 class FloatParameter(RangeParameter):
@@ -137,6 +182,12 @@ class CategoricalParameter(Parameter):
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
         return trial.suggest_categorical(name, self.choices)
+
+    def claim_against(self, value: Scalar) -> str | None:
+        # In Python, true is 1.
+        if any(value == choice and is_number(value) == is_number(choice) for choice in self.choices):
+            return None
+        return f"must be among its choices ({', '.join(map(str, self.choices))}), got {shown(value)}"
 
     def ends(self) -> tuple[Scalar, ...]:
         return self.choices

@@ -34,7 +34,8 @@ def make_sampler(
 
     Args:
         num_existing: Trials that the study holds already; shifts the seed, but not the grid's order.
-        startup_trials: Random trials before tpe or gp learn; the size of a generation of nsgaii.
+        startup_trials: Random trials before tpe, gp or cmaes learn; the size of a generation of nsgaii and
+            nsgaiii.
         conditional: Whether some trials lack a parameter that others have.
         points: What grid tries.
 

@@ -1,6 +1,6 @@
 """Walking nested pydantic models by key: which keys stand where, and which members of a union have them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -14,14 +14,18 @@ def known_keys(model: type[BaseModel], data: Any, path: Sequence[str | int]) -> 
         data: What is to be a `model`.
         path: Where in it the mapping is.
     """
-    annotations: list[Any] = [model]
+    annotations = _annotations_at(model, data, path)
     for key in path:
-        annotations = [child for annotation in annotations for child in _children(annotation, data, key)]
         data = data[key]
     fields = (
         field for annotation in annotations for m in _named(annotation, data) for field in m.model_fields
     )
     return list(dict.fromkeys(fields))
+
+
+def scalars_at(model: type[BaseModel], data: Any, path: Sequence[str | int]) -> set[type]:
+    """The plain types that a value inside `data` may have, see `known_keys`."""
+    return {kind for annotation in _annotations_at(model, data, path) for kind in _scalars(annotation)}
 
 
 def models_of(annotation: Any) -> list[type[BaseModel]]:
@@ -39,6 +43,25 @@ def tags_of(model: type[BaseModel], key: str) -> tuple[Any, ...]:
     """The values that a Literal field allows; nothing for other fields."""
     annotation = model.model_fields[key].annotation if key in model.model_fields else None
     return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _annotations_at(model: type[BaseModel], data: Any, path: Sequence[str | int]) -> list[Any]:
+    annotations: list[Any] = [model]
+    for key in path:
+        annotations = [child for annotation in annotations for child in _children(annotation, data, key)]
+        data = data[key]
+    return annotations
+
+
+def _scalars(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    elif get_origin(annotation) is Literal:
+        yield from map(type, get_args(annotation))
+    elif get_origin(annotation) is Annotated:
+        yield from _scalars(get_args(annotation)[0])
+    else:
+        yield from (kind for member in get_args(annotation) for kind in _scalars(member))
 
 
 def _children(annotation: Any, data: Any, key: str | int) -> Iterable[Any]:

@@ -1,8 +1,10 @@
 """The parts of a search space beside its parameters: how points are chosen, judged, run and kept."""
 
-from typing import Literal, Self
+import re
+from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -18,6 +20,17 @@ from sweeps.space.parameters import Scalar
 
 Direction = Literal["maximize", "minimize"]
 SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "nsgaii", "nsgaiii", "cmaes"]
+_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _name_is_a_study_name(name: str) -> str:
+    if not _STUDY_NAME.fullmatch(name):
+        raise ValueError(f"must be up to 64 letters, digits, '.', '_' and '-', no sign first, got {name!r}")
+    return name
+
+
+StudyName = Annotated[str, AfterValidator(_name_is_a_study_name)]
+"""Letters, digits, dots, dashes and underscores, at most 64 of them."""
 
 
 class Objective(Settings):
@@ -58,20 +71,20 @@ class SearchSettings(Settings):
 
     sampler: SamplerName = "tpe"
     """tpe learns which regions are good, under conditions too; gp does for a few numbers without conditions;
-    nsgaii and nsgaiii breed for several objectives; cmaes follows the lie of the land over numbers without
-    conditions; qmc and random spread evenly; grid tries every point."""
+    nsgaii and nsgaiii breed for several objectives; cmaes follows the lie of the land over numbers alone, for
+    one objective without constraints; qmc and random spread evenly; grid tries every point."""
     num_trials: PositiveInt
     """Trials in the sweep, however they end."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the sampler. The seed of training is the trial's own `seed`."""
     startup_trials: PositiveInt = 10
-    """Random trials before tpe or gp begin to learn; a generation of nsgaii and nsgaiii."""
+    """Random trials before tpe, gp or cmaes begin to learn; a generation of nsgaii and nsgaiii."""
     repeats: PositiveInt = 1
     """Trainings of a point that completes, each with a seed of its own. The leaderboard ranks points by the
     mean of theirs."""
     enqueue: tuple[dict[str, Scalar], ...] = ()
     """Points that are tried first: parameters by dotted name. Those that are left out are drawn."""
-    warm_start: str | None = None
+    warm_start: StudyName | None = None
     """A study of the same home, whose trials the sampler learns from where the spaces agree."""
 
 

@@ -1,4 +1,4 @@
-"""What happens in days of sweeping, really done to real sweeps: killed processes, full disks, rival drivers."""
+"""What happens in days of sweeping, really done to real sweeps: killed processes, full disks, two drivers."""
 
 import os
 import random

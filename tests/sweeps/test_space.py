@@ -29,8 +29,12 @@ parameters:
   schedule.step_epochs: {type: int, low: 1, high: 3, when: {schedule.name: step}}
   schedule.final_share: {type: float, low: 0.0, high: 0.5, step: 0.5, when: {schedule.name: cosine}}
 search: {sampler: tpe, num_trials: 4, seed: 3, startup_trials: 4}
+scheduler: {grace_epochs: 1}
 """
 UNCONDITIONAL = SPACE.replace("when: {schedule.name: step}", "").replace("when: {schedule.name: cosine}", "")
+NUMBERS = UNCONDITIONAL.replace(
+    "  schedule.name: {type: categorical, choices: [cosine, step, constant]}\n", ""
+)
 GRID = SPACE.replace("sampler: tpe", "sampler: grid").replace("log: true", "step: 9.9e-3")
 
 
@@ -53,7 +57,7 @@ def points(space: SearchSpace, num_points: int, **sampler: Any) -> list[dict[str
 
 @pytest.mark.parametrize("sampler", get_args(SamplerName))
 def test_every_sampler_gives_valid_trials_and_the_same_ones_again(sampler: str) -> None:
-    text = {"gp": UNCONDITIONAL, "qmc": UNCONDITIONAL, "grid": GRID}.get(sampler, SPACE)
+    text = {"gp": UNCONDITIONAL, "qmc": UNCONDITIONAL, "cmaes": NUMBERS, "grid": GRID}.get(sampler, SPACE)
     searched = space(text, search__sampler=sampler)
     first = points(searched, 8)
     assert [searched.config(point) for point in first]

@@ -82,11 +82,18 @@ BAD = [
         "sampler: tpe",
         "sampler: tpee",
         [
-            "14: search.sampler must be one of tpe, random, grid, qmc, gp, nsgaii, got 'tpee'; "
-            "did you mean tpe?",
+            "14: search.sampler must be one of tpe, random, grid, qmc, gp, nsgaii, nsgaiii, cmaes, "
+            "got 'tpee'; did you mean tpe?",
         ],
     ),
-    ("name: asha", "name: hyperband", ["15: scheduler.name must be one of asha, none, got 'hyperband'"]),
+    (
+        "name: asha",
+        "name: ashaa",
+        [
+            "15: scheduler.name must be one of asha, hyperband, median, pbt, none, got 'ashaa'; "
+            "did you mean asha?"
+        ],
+    ),
     (
         "name: study",
         "name: a/b",
