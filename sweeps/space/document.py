@@ -51,12 +51,19 @@ class Document:
         data: Its content, in plain types. Empty when the file could not be read.
         places: Where each value comes from: `quickstart.yaml:12`, or `--set search.num_trials=4`.
         problems: What is wrong with the YAML itself.
+        inherited: What is wrong with that of the files that it extends, in sentences.
     """
 
     file: str
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    inherited: list[str] = field(default_factory=list)
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether there is nothing to be checked: it is no YAML, or extends what is none."""
+        return bool(self.problems or self.inherited) and not self.data
 
     def sentences(self, problems: Iterable[Problem]) -> list[str]:
         """The problems in the order of the file, each once, with the place of its value."""

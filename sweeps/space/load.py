@@ -5,18 +5,20 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from distill.errors import InputError
 from sweeps.space.check import check
-from sweeps.space.document import parse
+from sweeps.space.document import Document, parse
+from sweeps.space.inheritance import inherit
 from sweeps.space.model import SearchSpace
 from sweeps.space.overrides import apply_override
-from sweeps.space.problems import KeyPath, Problem, SpaceError, problems_of
+from sweeps.space.problems import REFUSED, KeyPath, Problem, SpaceError, problems_of, shown
 
 PACKAGE = "search_spaces"
+EXTENDS = "extends"
 _STAND_INS: dict[str, Any] = {
     "name": "unnamed",
     "objectives": [{"metric": "validation/verification_accuracy", "direction": "maximize"}],
@@ -44,47 +46,91 @@ def load_space(source: str, *, overrides: Mapping[str, str] | None = None) -> Se
         SpaceError: If anything is wrong, with one sentence for everything that is.
         InputError: If there is no such file or packaged space.
     """
-    text, file = _read(source)
-    return parse_space(text, file=file, overrides=overrides)
+    found = _find(source, folder=Path())
+    return _checked(_text(found), found, overrides or {})
 
 
 def parse_space(text: str, *, file: str, overrides: Mapping[str, str] | None = None) -> SearchSpace:
     """Like `load_space`, for a file's content.
 
     Args:
-        file: What messages call it.
+        file: What messages call it. What it extends is looked for beside it.
     """
-    document = parse(text, file=file)
-    if document.problems and not document.data:
-        raise SpaceError(document.sentences(document.problems))
-    for name, value in (overrides or {}).items():
+    return _checked(text, _Source(Path(file), file), overrides or {})
+
+
+class _Source(NamedTuple):
+    """A file, and what messages call it."""
+
+    path: Path
+    file: str
+
+
+def _checked(text: str, source: _Source, overrides: Mapping[str, str]) -> SearchSpace:
+    document = _document(text, source, before=())
+    if document.is_unreadable:
+        raise SpaceError([*document.inherited, *document.sentences(document.problems)])
+    for name, value in overrides.items():
         apply_override(document, name, value)
     space, problems = _validate(document.data)
     unread = frozenset(_mapping(document.data.get("parameters"))) - space.parameters.keys()
-    problems = [*document.problems, *problems, *check(space, unread=unread)]
-    if problems:
-        raise SpaceError(document.sentences(problems))
+    unsure = frozenset(str(path[0]) for path, _ in problems if path)
+    problems = [*document.problems, *problems, *check(space, unread=unread, unsure=unsure)]
+    if document.inherited or problems:
+        raise SpaceError([*document.inherited, *document.sentences(problems)])
     base = _with_absolute_paths(space.base, space.config(space.first_point()))
     return space.model_copy(update={"base": base})
 
 
-def _read(source: str) -> tuple[str, str]:
-    """The content of a search-space file, and what to call it."""
+def _document(text: str, source: _Source, *, before: tuple[Path, ...]) -> Document:
+    """A file with what it inherits.
+
+    Args:
+        before: The files that led here, each of which extends the next.
+    """
+    document = parse(text, file=source.file)
+    extended = document.data.pop(EXTENDS, None)
+    if extended is None:
+        return document
+    try:
+        if not isinstance(extended, str):
+            raise InputError(f"it must be a file's path or a packaged space's name, got {shown(extended)}")
+        other, chain = _find(extended, folder=source.path.parent), (*before, source.path.resolve())
+        if other.path.resolve() in chain:
+            raise InputError(f"it leads back to {other.file}")
+        inherited = _document(_text(other), other, before=chain)
+    except InputError as error:
+        document.problems.append(Problem((EXTENDS,), f"{REFUSED}{error}"))
+        document.data = {}
+        return document
+    document.inherited = [*inherited.inherited, *inherited.sentences(inherited.problems)]
+    if inherited.is_unreadable:
+        document.data = {}
+    else:
+        inherit(document, inherited)
+    return document
+
+
+def _find(source: str, *, folder: Path) -> _Source:
+    """The search-space file that a user names: by its path, from a folder, or as a packaged space."""
     path, names = Path(source), packaged_names()
     is_path = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
     if not is_path and source in names:
-        file = f"{PACKAGE}/{source}.yaml"
-        return (resources.files(PACKAGE) / f"{source}.yaml").read_text(encoding="utf-8"), file
-    if not is_path and not path.exists():
+        return _Source(Path(str(resources.files(PACKAGE) / f"{source}.yaml")), f"{PACKAGE}/{source}.yaml")
+    if not is_path and not (folder / path).exists():
         close = get_close_matches(source, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(f"no search space is called {source!r}: packaged are {', '.join(names)}{hint}")
+    return _Source(folder / path, str(folder / path))
+
+
+def _text(source: _Source) -> str:
     try:
-        return path.read_text(encoding="utf-8"), source
+        return source.path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+        raise InputError(f"{source.file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{source} is not a text file in UTF-8") from error
+        raise InputError(f"{source.file} is not a text file in UTF-8") from error
 
 
 def _validate(data: dict[str, Any]) -> tuple[SearchSpace, list[Problem]]:
