@@ -40,9 +40,6 @@ class StudySearcher(Searcher):
         self._ledger = ledger
         self._budget = budget
         self._agenda = Agenda(study=study, space=space)
-        self._asks_for_latency = LATENCY in {
-            asked.metric for asked in (*space.objectives, *space.constraints)
-        }
         self._latency: dict[str, float] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -107,7 +104,7 @@ class StudySearcher(Searcher):
         """What is known of a student before it is trained; timed only where the search asks for it."""
         shape = {"embedding_dim": config.student_dim(), "size_px": config.faces.size_px}
         known = static_efficiency_of(config.student, **shape)
-        if not self._asks_for_latency:
+        if not self._space.needs_latency:
             return known
         key = f"{config.student.model_dump_json()} {shape}"
         if key not in self._latency:

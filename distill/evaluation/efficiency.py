@@ -29,7 +29,7 @@ _SHORTEST_REPEAT_S = 0.02
 """A repeat runs a fast network several times over, so that the clock's own grain does not show."""
 _FLOAT32_BYTES = 4
 LATENCY = "efficiency/latency_ms"
-"""What a search calls the time that a student takes for one face, which it measures before training it."""
+"""Milliseconds that one face takes on one CPU thread: what a search measures where it asks for it."""
 
 
 class MultiplyAddCounter(TorchFunctionMode):

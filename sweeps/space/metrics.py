@@ -1,6 +1,7 @@
 """Which metrics a trial reports, so that a search for any other is refused before it costs anything."""
 
 from distill.config import TrialConfig
+from distill.evaluation import LATENCY
 from distill.evaluation.verification import finest_far
 from distill.faces import AnyFacesSettings
 from distill.faces.settings import PairFacts
@@ -25,8 +26,6 @@ _EFFICIENCY = (
     "efficiency/macs",
     "efficiency/activation_bytes",
 )
-LATENCY = "efficiency/latency_ms"
-"""Milliseconds that one face takes on one CPU thread. Measured before training, where a space asks for it."""
 
 
 def reported_metrics(config: TrialConfig) -> list[str]:

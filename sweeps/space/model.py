@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError
 
 from distill.config import TrialConfig
 from distill.errors import InputError
+from distill.evaluation import LATENCY
 from distill.settings import Settings, override
 from sweeps.space.document import dump
-from sweeps.space.metrics import LATENCY
 from sweeps.space.parameters import AnyParameter, IntParameter, RangeParameter, is_number
 from sweeps.space.problems import dotted, problems_of
 from sweeps.space.promotion import PromotionSettings
@@ -146,12 +146,6 @@ class SearchSpace(Settings):
     def max_epochs(self) -> int:
         """Epochs of the longest trial."""
         return max(int(end) for end in self.ends_of("training.epochs") if is_number(end))
-
-    @property
-    def trainings(self) -> int:
-        """Trials at most: every point with every seed, and the finalists again."""
-        confirming = self.confirm.top * self.confirm.seeds if self.confirm else 0
-        return self.search.num_trials * self.search.repeats + confirming
 
     @property
     def first_rung(self) -> int:
