@@ -1,6 +1,5 @@
 """What a study learns from another before its own first trial."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from optuna.trial import TrialState, create_trial
 
 from distill.errors import InputError
 from sweeps.home import Home
-from sweeps.space import AnyParameter, CategoricalParameter, SearchSpace
+from sweeps.space import SearchSpace
 from sweeps.study import WARM_START, load_study, own_trials, read_space
 
 
@@ -61,23 +60,16 @@ def warm_start(study: optuna.Study, space: SearchSpace, *, home: Home) -> tuple[
 
 def _as_point(space: SearchSpace, other: SearchSpace, drawn: Mapping[str, Any]) -> dict[str, Any] | None:
     """The point of `space` that trains what another space's point trained; None where it has none."""
-    values = {name: drawn.get(name, other.fixed(name)) for name in space.parameters}
+    values = {name: drawn.get(name, other.fixed(name)) for name in space.drawn}
     point = space.point(lambda name, parameter: values[name])
-    if any(drawn[name] != space.fixed(name) for name in drawn if name not in space.parameters):
+    if any(space.parameters[name].claim_against(value) is not None for name, value in point.items()):
         return None
-    if any(name in space.parameters and name not in point for name in drawn):
-        return None
-    return point if all(_holds(space.parameters[name], value) for name, value in point.items()) else None
-
-
-def _holds(parameter: AnyParameter, value: Any) -> bool:
-    """Whether a parameter may have a value."""
-    if isinstance(parameter, CategoricalParameter):
-        return value in parameter.choices
-    if not isinstance(value, int | float) or not parameter.low <= value <= parameter.high:
-        return False
-    steps = parameter.grid()
-    return steps is None or any(math.isclose(value, step) for step in steps)
+    ours, theirs = space.settings_of(point), other.settings_of(drawn)
+    alike = all(
+        ours.get(name, space.fixed(name)) == theirs.get(name, other.fixed(name))
+        for name in ours.keys() | theirs
+    )
+    return point if alike else None
 
 
 def _distribution(space: SearchSpace, name: str, point: Mapping[str, Any]) -> BaseDistribution:
