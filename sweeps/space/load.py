@@ -1,6 +1,7 @@
 """From a file, and what the command line changes in it, to a search space that can be run."""
 
 import json
+import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import resources
@@ -89,6 +90,9 @@ def _document(text: str, source: _Source, *, before: tuple[Path, ...]) -> Docume
         before: The files that led here, each of which extends the next.
     """
     document = parse(text, file=source.file)
+    for key in get_close_matches(EXTENDS, document.data.keys() - {EXTENDS, *SearchSpace.model_fields}, n=1):
+        document.problems.append(Problem((key,), f"is not a known key; did you mean {EXTENDS}?"))
+        document.data = {}  # without what it was to inherit, much would seem to be missing
     extended = document.data.pop(EXTENDS, None)
     if extended is None:
         return document
@@ -121,7 +125,7 @@ def _find(source: str, *, folder: Path) -> _Source:
         close = get_close_matches(source, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(f"no search space is called {source!r}: packaged are {', '.join(names)}{hint}")
-    return _Source(folder / path, str(folder / path))
+    return _Source(folder / path, os.path.normpath(folder / path))
 
 
 def _text(source: _Source) -> str:

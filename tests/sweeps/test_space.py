@@ -131,6 +131,26 @@ def test_a_trial_is_base_with_the_point_and_is_judged_by_the_first_objective() -
     assert (config.selection.metric, config.selection.direction) == ("validation/eer", "minimize")
 
 
+def test_a_point_is_trained_again_with_a_seed_further_on() -> None:
+    point = space().first_point()
+    assert [space().config(point, seed_offset=n).seed for n in (0, 1, 5)] == [0, 1, 5]
+    assert [space(seed="40").config(point, seed_offset=n).seed for n in (0, 2)] == [40, 42]
+    assert space(seed="40").config(point, seed_offset=2) == space(seed="42").config(point)
+
+
+def test_every_training_is_counted() -> None:
+    assert space().trainings == 4
+    assert space(search__repeats="3", confirm="{top: 2, seeds: 5}").trainings == 4 * 3 + 2 * 5
+
+
+def test_latency_is_needed_where_an_objective_or_a_constraint_asks_for_it() -> None:
+    latency = "efficiency/latency_ms"
+    assert not space(constraints="[{metric: efficiency/macs, at_most: 1}]").needs_latency
+    assert space(constraints=f"[{{metric: {latency}, at_most: 1}}]").needs_latency
+    eer = "{metric: validation/eer, direction: minimize}"
+    assert space(objectives=f"[{eer}, {{metric: {latency}, direction: minimize}}]").needs_latency
+
+
 def test_a_point_that_is_no_trial_is_refused_with_every_reason() -> None:
     with pytest.raises(
         InputError, match=r"student\.widht is not a known .*; optimizer\.lr must be greater than 0"

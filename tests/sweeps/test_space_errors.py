@@ -338,6 +338,107 @@ BAD = [
             "got 'v1'"
         ],
     ),
+    # samplers
+    (
+        "sampler: tpe",
+        "sampler: qmc",
+        ["14: search.sampler must be one for conditions, such as tpe, since student.width has one, got qmc"],
+    ),
+    (
+        "sampler: tpe",
+        "warm_start: a/b",
+        [
+            "14: search.warm_start must be up to 64 letters, digits, '.', '_' and '-', no sign first, "
+            "got 'a/b'"
+        ],
+    ),
+    # points that are tried first
+    (
+        "seed: 0}",
+        "enqueue: [{optimizer.l: 1e-3}]}",
+        ["14: search.enqueue[0].optimizer.l is not a parameter; did you mean optimizer.lr?"],
+    ),
+    (
+        "seed: 0}",
+        "enqueue: [{}, {optimizer.lr: fast}]}",
+        ["14: search.enqueue[1].optimizer.lr must be a number, got 'fast'"],
+    ),
+    (
+        "seed: 0}",
+        "enqueue: [{optimizer.lr: 0.1}]}",
+        ["14: search.enqueue[0].optimizer.lr must be from 0.0001 to 0.01, got 0.1"],
+    ),
+    (
+        "seed: 0}",
+        "enqueue: [{schedule.step_epochs: 2.0}]}",
+        ["14: search.enqueue[0].schedule.step_epochs must be a whole number, got 2.0"],
+    ),
+    (
+        "seed: 0}",
+        "enqueue: [{schedule.step_epochs: 5}]}",
+        ["14: search.enqueue[0].schedule.step_epochs must be whole steps above low (2), got 5"],
+    ),
+    (
+        "seed: 0}",
+        "enqueue: [{student.name: mobilefacenets}]}",
+        [
+            "14: search.enqueue[0].student.name must be among its choices (bridge_tiny, mobilefacenet), "
+            "got 'mobilefacenets'"
+        ],
+    ),
+    (
+        "seed: 0}",
+        "enqueue: [{student.width: 0.5}]}",
+        [
+            "14: search.enqueue[0].student.width exists only where student.name is mobilefacenet, "
+            "which the point leaves out"
+        ],
+    ),
+    (
+        "seed: 0}",
+        "enqueue: [{student.name: bridge_tiny, student.width: 0.5}]}",
+        [
+            "14: search.enqueue[0].student.width exists only where student.name is mobilefacenet, "
+            "got 'bridge_tiny'"
+        ],
+    ),
+    (
+        "num_trials: 4, seed: 0}",
+        "num_trials: 1, enqueue: [{optimizer.lr: 1e-3}, {optimizer.lr: 2e-3}]}",
+        ["14: search.enqueue must hold at most search.num_trials (1) points, got 2"],
+    ),
+    # schedulers, seeds and budgets
+    (
+        "name: asha",
+        "name: hyperband",
+        [
+            "8: base.training.epochs must be at least 9, where the last of scheduler.brackets (3) begins to "
+            "stop, got 4"
+        ],
+    ),
+    (
+        "name: asha, grace_epochs: 1",
+        "name: median, grace_epochs: 4",
+        [
+            "8: base.training.epochs must be above scheduler.grace_epochs (4) for median to stop anything, "
+            "got 4"
+        ],
+    ),
+    (
+        "promotion:\n",
+        "confirm: {top: 5}\npromotion:\n",
+        ["17: confirm.top must be at most search.num_trials (4), got 5"],
+    ),
+    (
+        "promotion:\n",
+        "budget: {hours: 2.5, target: 0.9, gpu_hours: 4}\npromotion:\n",
+        ["17: budget.gpu_hours must be left out where resources.gpus_per_worker is 0, got 4.0"],
+    ),
+    (
+        "promotion:\n",
+        "budget: {hours: 0}\npromotion:\n",
+        ["17: budget.hours must be greater than 0, got 0"],
+    ),
     # YAML
     ("name: study", "name: [study", ["2: is not valid YAML"]),
 ]
@@ -352,6 +453,210 @@ def test_each_mistake_is_one_sentence(old: str, new: str, sentences: list[str]) 
     assert len(problems) == len(sentences), problems
     for problem, sentence in zip(problems, sentences, strict=True):
         assert problem.startswith(f"study.yaml:{sentence}"), problem
+
+
+PLAIN = """\
+name: study
+objectives: [{metric: validation/verification_accuracy, direction: maximize}]
+base:
+  method: {name: synthdistill}
+  training: {epochs: 4, faces_per_epoch: 1024, batch_size: 64}
+parameters:
+  optimizer.lr: {type: float, low: 1e-4, high: 1e-2, log: true}
+  losses.cosine.weight: {type: float, low: 0.1, high: 1.0}
+  method.resampling_coef: {type: float, low: 0.1, high: 1.0}
+search: {sampler: tpe, num_trials: 4, seed: 0}
+scheduler: {name: none}
+"""
+TWO_OBJECTIVES = (
+    "[{metric: validation/eer, direction: minimize}, {metric: efficiency/latency_ms, direction: minimize}]"
+)
+CANNOT_CHANGE = "cannot change in training, as pbt asks: only numbers of optimizer, margin and method can"
+CLASHES = [
+    # what cannot be met by one line is met by several, as --set would
+    ({"search.sampler": "cmaes"}, "objectives", TWO_OBJECTIVES, ["must be one for several objectives"]),
+    (
+        {"search.sampler": "cmaes"},
+        "constraints",
+        "[{metric: efficiency/latency_ms, at_most: 3}]",
+        ["must be one that learns from constraints, such as tpe, got cmaes"],
+    ),
+    (
+        {"search.sampler": "cmaes"},
+        "parameters.optimizer.lr",
+        "{type: categorical, choices: [1e-3, 1e-2]}",
+        ["must be one for choices, such as tpe, since optimizer.lr has some, got cmaes"],
+    ),
+    (
+        {"search.sampler": "cmaes"},
+        "parameters",
+        "{}",
+        ["must not be cmaes where no parameter is a number to be drawn"],
+    ),
+    (
+        {"search.sampler": "cmaes", "base.optimizer.lr": "0.1"},
+        "parameters",
+        "{losses.cosine.weight: {type: float, ratio_of: optimizer.lr, low: 2, high: 2}}",
+        ["must not be cmaes where no parameter is a number to be drawn"],
+    ),
+    (
+        {"search.sampler": "grid", "parameters": "{seed: {type: int, low: 1, high: 4}}"},
+        "search.enqueue",
+        "[{seed: 2}]",
+        ["search.enqueue must be left out where the sampler is grid, which tries every point once"],
+    ),
+    (
+        {"search.sampler": "grid", "parameters": "{seed: {type: int, low: 1, high: 4}}"},
+        "search.warm_start",
+        "other",
+        ["search.warm_start must be left out where the sampler is grid, which learns nothing from other"],
+    ),
+    (
+        {"parameters": "{seed: {type: int, low: 1, high: 4}}"},
+        "search.repeats",
+        "2",
+        ["parameters.seed must not be searched, since search.repeats (2) trains with further seeds"],
+    ),
+    (
+        {"parameters": "{seed: {type: int, low: 1, high: 4}}"},
+        "confirm",
+        "{top: 1}",
+        ["parameters.seed must not be searched, since confirm trains with further seeds"],
+    ),
+    ({"scheduler.name": "pbt"}, "objectives", TWO_OBJECTIVES, ["scheduler.name must not be pbt for several"]),
+    (
+        {"scheduler.name": "pbt"},
+        "parameters",
+        "{}",
+        ["must not be pbt where there are no parameters to change"],
+    ),
+    (
+        {"scheduler.name": "pbt"},
+        "parameters.student.width",
+        "{type: float, low: 0.5, high: 1.0}",
+        [f"parameters.student.width {CANNOT_CHANGE}", "parameters.student.width needs student.name in base"],
+    ),
+    (
+        {"scheduler.name": "pbt"},
+        "parameters.optimizer.name",
+        "{type: categorical, choices: [adam, sgd]}",
+        [f"parameters.optimizer.name {CANNOT_CHANGE}"],
+    ),
+    (
+        {"scheduler.name": "pbt"},
+        "parameters.losses.cosine.weight.low",
+        "0",
+        [
+            f"parameters.losses.cosine.weight {CANNOT_CHANGE}",
+            "parameters.losses.cosine.weight must not be 0.0: a weight must be above 0",
+        ],
+    ),
+    (
+        {"scheduler.name": "pbt"},
+        "parameters.training.epochs",
+        "{type: int, low: 4, high: 8}",
+        [
+            f"parameters.training.epochs {CANNOT_CHANGE}",
+            "parameters.training.epochs is fixed in base as well",
+        ],
+    ),
+    (
+        {"scheduler.name": "pbt", "resources.workers_per_trial": "2"},
+        "search.repeats",
+        "2",
+        [
+            "resources.workers_per_trial must be 1 where the scheduler is pbt, which changes trials in place",
+            "search.repeats must be 1 where the scheduler is pbt, which changes points, got 2",
+        ],
+    ),
+    ({"scheduler.name": "pbt"}, "confirm", "{}", ["confirm must be left out where the scheduler is pbt"]),
+    (
+        {"scheduler.name": "pbt"},
+        "scheduler.perturb_epochs",
+        "4",
+        ["base.training.epochs must be above scheduler.perturb_epochs (4) for pbt to change anything, got 4"],
+    ),
+    (
+        {
+            "scheduler.name": "pbt",
+            "parameters.optimizer.weight_decay": "{type: categorical, choices: [0.0, 0.1]}",
+        },
+        "parameters.optimizer.momentum",
+        "{type: float, low: 0.5, high: 0.9, when: {optimizer.weight_decay: 0.1}}",
+        ["parameters.optimizer.momentum.when must be left out where the scheduler is pbt"],
+    ),
+    (
+        {},
+        "objectives",
+        "[{metric: efficiency/latency_ms, direction: minimize}]",
+        ["objectives[0].metric must change in training"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("others", "name", "value", "sentences"), CLASHES)
+def test_settings_of_the_search_that_clash_are_told_each_in_a_sentence(
+    others: dict[str, str], name: str, value: str, sentences: list[str]
+) -> None:
+    with pytest.raises(SpaceError) as caught:
+        parse_space(PLAIN, file="study.yaml", overrides={**others, name: value})
+    assert len(caught.value.problems) == len(sentences), caught.value.problems
+    for sentence in sentences:
+        assert any(sentence in problem for problem in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"scheduler.name": "pbt"},
+        {
+            "scheduler.name": "pbt",
+            "parameters.method.resampling_coef": "{type: categorical, choices: [0.5, 1]}",
+        },
+        {"scheduler.name": "median"},
+        {"scheduler.name": "hyperband", "scheduler.brackets": "2"},
+        {"scheduler.name": "asha", "objectives": TWO_OBJECTIVES, "search.sampler": "nsgaiii"},
+        {"search.sampler": "cmaes", "search.repeats": "3", "confirm": "{top: 2, seeds: 3}"},
+        {"search.sampler": "nsgaii"},
+        {"search.enqueue": "[{optimizer.lr: 0.001}, {}]", "search.warm_start": "other"},
+        {"constraints": "[{metric: efficiency/latency_ms, at_most: 3}]"},
+        {"budget": "{hours: 1, target: 0.9, gpu_hours: 3}", "resources.gpus_per_worker": "0.5"},
+        {"resources": "{custom_per_worker: {disk: 1}, timeout_minutes: 3, retries: 0}"},
+    ],
+)
+def test_what_serves_is_not_refused(overrides: dict[str, str]) -> None:
+    assert parse_space(PLAIN, file="study.yaml", overrides=overrides)
+
+
+def test_a_first_point_that_is_no_trial_is_refused() -> None:
+    text = GOOD.replace(
+        "training: {epochs: 4, faces_per_epoch: 1024, batch_size: 64}", "training: {epochs: 4}"
+    )
+    text = text.replace(
+        f"schedule.step_epochs: {STEPS}",
+        "method.resampling: {type: categorical, choices: [adaptive_w, constant_w, off]}\n"
+        "  training.faces_per_epoch: {type: categorical, choices: [512, 100, 512.5]}\n"
+        "  training.batch_size: {type: categorical, choices: [64, 128, 64.5]}",
+    ).replace("seed: 0}", "seed: 0, enqueue: [{training.faces_per_epoch: 100, training.batch_size: 128}]}")
+    with pytest.raises(SpaceError) as caught:
+        parse_space(text, file="study.yaml")
+    assert caught.value.problems[-1] == (
+        "study.yaml:16: search.enqueue[0] is refused: faces_per_epoch must be at least batch_size (128), "
+        "got 100"
+    )
+
+
+def test_what_depends_on_a_setting_that_could_not_be_read_is_no_mistake() -> None:
+    text = GOOD.replace("num_trials: 4", "num_trial: 4").replace("gpus_per_worker: 0", "gpus: 0.5")
+    text = text.replace("name: asha, grace_epochs: 1", "name: ashaa, grace_epochs: 9")
+    with pytest.raises(SpaceError) as caught:
+        parse_space(f"{text}confirm: {{top: 3}}\nbudget: {{gpu_hours: 3}}\n", file="study.yaml")
+    assert [problem.split(" ")[1] for problem in caught.value.problems] == [
+        "search.num_trials",
+        "search.num_trial",
+        "scheduler.name",
+        "resources.gpus",
+    ]
 
 
 def test_the_file_that_the_mistakes_are_put_into_is_right() -> None:
