@@ -53,7 +53,7 @@ def refusals_of_the_sweep(
 
 def _claim_against_epochs(space: SearchSpace, epochs: int) -> str | None:
     scheduler, rung = space.scheduler, space.first_rung
-    name, told = scheduler.name, scheduler.grace_epochs is not None
+    name, told = scheduler.name, scheduler.grace_epochs is not None or rung == 1
     last_rung = rung * scheduler.reduction_factor ** (scheduler.brackets - 1)
     if name in _STOPPING and epochs <= rung:
         which = f"scheduler.grace_epochs ({rung})" if told else f"{rung}, the first epoch of a lower rate,"

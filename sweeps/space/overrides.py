@@ -68,6 +68,19 @@ def _fix(document: Document, name: str, value: Any, place: str) -> None:
         ):
             gone.add(key)
     document.data["parameters"] = {key: parameter for key, parameter in parameters.items() if key not in gone}
+    _leave_out_of_first_points(document, gone)
+
+
+def _leave_out_of_first_points(document: Document, names: set[str]) -> None:
+    """What is fixed for all trials is no part of a point that is tried first."""
+    search = document.data.get("search")
+    if isinstance(search, dict) and isinstance(points := search.get("enqueue"), list):
+        search["enqueue"] = [
+            {name: value for name, value in point.items() if name not in names}
+            if isinstance(point, dict)
+            else point
+            for point in points
+        ]
 
 
 def _allows(allowed: Any, value: Any) -> bool:

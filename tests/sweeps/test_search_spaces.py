@@ -25,8 +25,25 @@ def test_both_ends_of_every_parameter_make_a_trial(name: str) -> None:
             for value in parameter.ends():
                 pinned = {**conditions(space, varied), varied: value}
                 point = space.point(lambda name, other: pinned.get(name, other.ends()[edge]))  # noqa: B023
-                assert varied in point
+                assert varied in space.settings_of(point)
                 space.config(point)
+
+
+@pytest.mark.parametrize("name", packaged_names())
+def test_points_that_are_tried_first_make_trials(name: str) -> None:
+    space = load_space(name)
+    for point in space.search.enqueue:
+        assert space.settings_of(point) == point
+        space.config(point)
+
+
+def test_the_first_point_of_synthdistill_is_the_papers() -> None:
+    space = load_space("synthdistill")
+    (point,) = space.search.enqueue
+    config = space.config(point)
+    assert point.keys() == space.parameters.keys()
+    assert (config.schedule.name, config.schedule.step_epochs, config.schedule.gamma) == ("step", 10, 0.5)
+    assert space.first_rung == 11
 
 
 @pytest.mark.parametrize("name", packaged_names())

@@ -211,6 +211,15 @@ def test_parameters_that_a_given_setting_rules_out_are_no_longer_searched() -> N
     ]
 
 
+def test_what_is_given_is_left_out_of_the_points_that_are_tried_first() -> None:
+    point = "{schedule.name: step, schedule.step_epochs: 2, student.width: 0.5}"
+    text = SPACE.replace("num_trials: 4", f"num_trials: 4, enqueue: [{point}, {{student.width: 1.0}}]")
+    assert space(text, schedule__name="cosine").search.enqueue == (
+        {"student.width": 0.5},
+        {"student.width": 1.0},
+    )
+
+
 def test_a_group_of_settings_can_be_given_whole() -> None:
     changed = space(schedule="{name: step, gamma: 0.1}")
     assert list(changed.parameters) == ["optimizer.lr", "student.width"]

@@ -111,6 +111,13 @@ def test_where_nothing_can_be_stopped_it_is_told_what_to_do(scheduler: str) -> N
     assert space(**settings, scheduler__grace_epochs="2", scheduler__brackets="2").first_rung == 2
 
 
+def test_a_single_epoch_leaves_nothing_to_stop() -> None:
+    with pytest.raises(
+        SpaceError, match=r"above scheduler\.grace_epochs \(1\) for asha to stop anything, got 1$"
+    ):
+        space(training__epochs="1")
+
+
 def test_brackets_begin_at_rungs_of_their_own() -> None:
     schedule = "{name: step, step_epochs: 5}"  # rungs from 6: the brackets begin at 6, 18 and 54
     assert space(schedule=schedule, scheduler="{name: hyperband, brackets: 2}").first_rung == 6
