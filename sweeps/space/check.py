@@ -99,7 +99,8 @@ def _check_ratio(space: SearchSpace, name: str, *, unread: frozenset[str]) -> It
     parameter, fixed = space.parameters.get(other), space.fixed(other)
     if parameter is None:
         if fixed is None and other not in unread:
-            claim = f"must be a parameter or fixed in base, got {other!r}; {nearest(other, earlier)}"
+            known = [*earlier, *_leaves(space.base)]
+            claim = f"must be a parameter or fixed in base, got {other!r}; {nearest(other, known)}"
             yield Problem(path, claim)
         elif fixed is not None and not is_number(fixed):
             yield Problem(path, f"must name a number, got {other!r}, which is {shown(fixed)} in base")
@@ -111,6 +112,12 @@ def _check_ratio(space: SearchSpace, name: str, *, unread: frozenset[str]) -> It
         conditions = ", ".join(f"{key}: [{', '.join(map(str, v))}]" for key, v in parameter.when.items())
         claim = f"must exist wherever {name} does, got {other!r}: add when: {{{conditions}}}"
         yield Problem(path, claim)
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of nested settings."""
+    for key, value in settings.items():
+        yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else (f"{prefix}{key}",)
 
 
 def _exists_under(space: SearchSpace, name: str, route: Mapping[str, Any]) -> bool:

@@ -27,8 +27,7 @@ def check_search(
     for keys, find in _CHECKS.items():
         if not set(keys) & set(unsure):
             yield from find(space)
-    if not unread:
-        yield from _numbers_for_cmaes(space) if space.search.sampler == "cmaes" else _end_of_grid(space)
+    yield from _check_numbers(space, all_are_read=not unread)
     for index, point in enumerate(space.search.enqueue):
         for name in point:
             if name not in unread and (claim := _claim_against_first(space, name, index)):
@@ -86,18 +85,16 @@ def _check_sampler(space: SearchSpace) -> Iterator[Problem]:
         yield Problem(path, "must be one that learns from constraints, such as tpe, got cmaes")
 
 
-def _numbers_for_cmaes(space: SearchSpace) -> Iterator[Problem]:
-    if not space.drawn:
+def _check_numbers(space: SearchSpace, *, all_are_read: bool) -> Iterator[Problem]:
+    """What cmaes and grid have against the parameters that there are."""
+    if space.search.sampler == "cmaes" and all_are_read and not space.drawn:
         yield Problem(("search", "sampler"), "must not be cmaes where no parameter is a number to be drawn")
-
-
-def _end_of_grid(space: SearchSpace) -> Iterator[Problem]:
     if space.search.sampler != "grid":
         return
     endless = [name for name, parameter in space.drawn.items() if parameter.grid() is None]
     for name in endless:
         yield Problem(("parameters", name), "needs a step, since the sampler is grid")
-    if endless:
+    if endless or not all_are_read:
         return
     most_points = math.prod(len(parameter.grid() or ()) for parameter in space.drawn.values())
     if most_points > MAX_GRID_POINTS:

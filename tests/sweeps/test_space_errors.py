@@ -646,6 +646,22 @@ def test_a_first_point_that_is_no_trial_is_refused() -> None:
     )
 
 
+def test_a_grid_of_which_a_parameter_could_not_be_read_is_not_counted() -> None:
+    text = PLAIN.replace("sampler: tpe, num_trials: 4", "sampler: grid, num_trials: 4").replace(
+        "1e-2, log", "1e-2, lug"
+    )
+    text = text.replace("low: 0.1, high: 1.0}", "low: 0.1, high: 0.3, step: 0.2}", 1)
+    with pytest.raises(SpaceError) as caught:
+        parse_space(text, file="study.yaml")
+    assert [problem.partition(": ")[2] for problem in caught.value.problems] == [
+        "parameters.optimizer.lr.lug is not a known key; did you mean log?",
+        "parameters.method.resampling_coef needs a step, since the sampler is grid",
+    ]
+    with pytest.raises(SpaceError) as caught:
+        parse_space(text.replace("high: 1.0}", "high: 1.0, step: 0.9}"), file="study.yaml")
+    assert len(caught.value.problems) == 1
+
+
 def test_what_depends_on_a_setting_that_could_not_be_read_is_no_mistake() -> None:
     text = GOOD.replace("num_trials: 4", "num_trial: 4").replace("gpus_per_worker: 0", "gpus: 0.5")
     text = text.replace("name: asha, grace_epochs: 1", "name: ashaa, grace_epochs: 9")

@@ -131,7 +131,7 @@ def test_a_written_space_keeps_its_ratios() -> None:
             "ratio_of: student.width1, low: 1.5",
             "ratio_of: student.with1, low: 1.5",
             "8: parameters.student.width2.ratio_of must be a parameter or fixed in base, got "
-            "'student.with1'; allowed: ",
+            "'student.with1'; did you mean student.width1?",
         ),
         (
             "ratio_of: student.width1, low: 1.5",
