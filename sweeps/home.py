@@ -4,44 +4,69 @@ Ray changes the working directory of its workers, so a relative path would mean 
 """
 
 import fcntl
+import json
 import os
+import platform
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from distill.errors import InputError, RefusedError
 
 HOME_VARIABLE = "SWEEPS_HOME"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+STORAGE_VARIABLE = "SWEEPS_STORAGE"
+LOCK_TIMEOUT_S = 0.5
+"""How long a driver waits for the lock: who only looks whether it is held has it for an instant."""
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Home:
-    """The folder that holds every study, and the tracking server that its runs go to.
+    """The folder that holds every study, the tracking server that its runs go to, and Optuna's storage.
+
+    Neither of the addresses is ever written to a file, and both may hold a password: see `masked`.
 
     Attributes:
         root: Absolute path of the folder.
         tracking_uri: Where MLflow records: a database in the folder unless told otherwise.
+        optuna_url: Where Optuna keeps all studies: a database in the folder unless told otherwise. Homes that
+            share one also share the names of studies.
     """
 
     root: Path
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)
+    optuna_url: str = field(repr=False)
 
     @classmethod
-    def at(cls, root: str | None = None, tracking_uri: str | None = None) -> "Home":
-        """The home that the arguments name, else the environment, else `./runs`."""
-        path = Path(root or os.environ.get(HOME_VARIABLE) or "runs").expanduser().absolute()
-        uri = tracking_uri or os.environ.get(TRACKING_VARIABLE) or f"sqlite:///{path / 'mlflow.db'}"
-        return cls(root=path, tracking_uri=uri)
+    def at(
+        cls, root: str | None = None, tracking_uri: str | None = None, storage: str | None = None
+    ) -> "Home":
+        """The home that the arguments name, else the environment, else `./runs`.
 
-    @property
-    def optuna_url(self) -> str:
-        """The database of all studies."""
-        return f"sqlite:///{self.root / 'optuna.db'}"
+        Raises:
+            InputError: If `root` is no folder but an address.
+        """
+        folder = root or os.environ.get(HOME_VARIABLE) or "runs"
+        if "://" in folder:
+            raise InputError(
+                f"the home must be a folder, got {folder}: on a cluster, name one of a filesystem that every "
+                f"node mounts at the same path (NFS, EFS, Filestore, Lustre)"
+            )
+        path = Path(folder).expanduser().absolute()
+        return cls(
+            root=path,
+            tracking_uri=tracking_uri
+            or os.environ.get(TRACKING_VARIABLE)
+            or f"sqlite:///{path / 'mlflow.db'}",
+            optuna_url=storage or os.environ.get(STORAGE_VARIABLE) or f"sqlite:///{path / 'optuna.db'}",
+        )
 
     @property
     def artifacts(self) -> Path:
@@ -89,6 +114,34 @@ class Home:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Driver:
+    """A process that drives a study.
+
+    Attributes:
+        host: The machine that it runs on, as it calls itself.
+        pid: Its process there.
+        since: When it took the study, in UTC.
+    """
+
+    host: str
+    pid: int
+    since: str
+
+    @classmethod
+    def this_process(cls) -> "Driver":
+        return cls(host=platform.node(), pid=os.getpid(), since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine."""
+        return self.host == platform.node()
+
+    def __str__(self) -> str:
+        place = "" if self.is_here else f" on {self.host}"
+        return f"process {self.pid}{place} since {self.since} UTC"
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyFolder:
     """The files of one study."""
 
@@ -109,9 +162,9 @@ class StudyFolder:
         return self.root / "sweep.log"
 
     @property
-    def driver_pid(self) -> Path:
+    def driver(self) -> Path:
         """Written by the driver that holds the lock."""
-        return self.root / "driver.pid"
+        return self.root / "driver.json"
 
     def trial(self, number: int) -> Path:
         """The folder of one trial's checkpoints."""
@@ -121,31 +174,69 @@ class StudyFolder:
     def driven(self) -> Iterator[None]:
         """Holds this study for one driver. The lock falls with the process, however it ends.
 
+        Across machines too, where the home's filesystem keeps locks for all of them, as NFS does unless it is
+        mounted with `nolock` or `local_lock`; `sweeps doctor` tries it.
+
         Raises:
             RefusedError: If another driver holds it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "driver.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with self._lock.open("a") as lock:
+            if not _locked(lock):
+                driver = self.read_driver()
+                there = "" if driver is None or driver.is_here else "there "
                 raise RefusedError(
-                    f"study {self.name} is being driven by process {self.read_driver_pid()}: stop it first "
-                    f"with `sweeps stop {self.name}`"
-                ) from None
-            self.driver_pid.write_text(f"{os.getpid()}\n")
+                    f"study {self.name} is being driven by {driver or 'another process'}: stop it first "
+                    f"{there}with `sweeps stop {self.name}`"
+                )
+            fresh = self.driver.with_suffix(".fresh")
+            fresh.write_text(json.dumps(asdict(Driver.this_process())))
+            os.replace(fresh, self.driver)
             try:
                 yield
             finally:
-                self.driver_pid.unlink(missing_ok=True)
+                self.driver.unlink(missing_ok=True)
 
-    def read_driver_pid(self) -> int | None:
-        """The process that drives this study; None when none does."""
+    def read_driver(self) -> Driver | None:
+        """Who drives this study, on this machine or another; None when nobody does."""
         try:
-            with (self.root / "driver.lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with self._lock.open() as lock:
+                # A shared lock: those who only look are not in each other's way. And NFS locks a file that is
+                # open for reading in no other manner.
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
         except FileNotFoundError:
             return None
         except BlockingIOError:
-            return int(self.driver_pid.read_text())
+            try:
+                return Driver(**json.loads(self.driver.read_text()))
+            except FileNotFoundError:  # it is just beginning, or ending
+                return None
+
+    def read_driver_pid(self) -> int | None:
+        """The process that drives this study, on whichever machine; None when none does."""
+        driver = self.read_driver()
+        return None if driver is None else driver.pid
+
+    @property
+    def _lock(self) -> Path:
+        return self.root / "driver.lock"
+
+
+def masked(text: str) -> str:
+    """A text that names an address, without the password in it."""
+    text = re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
+    return re.sub(r"\b(password|token|sslpassword)=[^&\s]*", r"\1=***", text, flags=re.IGNORECASE)
+
+
+def _locked(lock: TextIO) -> bool:
+    """Takes a lock for this process alone; False when another keeps it."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from distill.errors import InputError
 from sweeps.home import Home
 from sweeps.leaderboard import TrialRow, best_rows, rank
 from sweeps.space import SearchSpace, load_space
+from sweeps.storage import open_storage, study_names
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -37,20 +37,6 @@ INFEASIBLE = "infeasible"
 def run_attribute(number: int) -> str:
     """The study's attribute that holds the MLflow run of one trial."""
     return f"run_id/{number}"
-
-
-def open_storage(home: Home) -> RDBStorage:
-    """Opens the database of all studies, making it on first use."""
-    # Several readers (status, dashboard) look on while a driver writes: wait for it, don't fail.
-    return RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": 30}})
-
-
-def study_names(home: Home) -> list[str]:
-    """Every study of this home, oldest first."""
-    if not (home.root / "optuna.db").exists():
-        return []
-    summaries = optuna.get_all_study_summaries(open_storage(home), include_best_trial=False)
-    return [summary.study_name for summary in sorted(summaries, key=lambda summary: summary._study_id)]
 
 
 def create_study(home: Home, name: str, space: SearchSpace) -> optuna.Study:

@@ -1,12 +1,24 @@
 """Where things live, and who may drive a study."""
 
 import os
+import platform
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from distill.errors import InputError, RefusedError
+from sweeps.home import Home, StudyFolder
+
+DRIVE = """
+import sys, time
 from sweeps.home import Home
+with Home.at(sys.argv[1]).study("one").driven():
+    print("driving", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_home_is_absolute_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +70,81 @@ def test_a_driver_that_died_leaves_no_lock(tmp_path: Path) -> None:
     assert folder.read_driver_pid() is None
     with folder.driven():
         assert folder.read_driver_pid() == os.getpid()
+
+
+def test_many_may_look_at_once_whether_a_study_is_driven(tmp_path: Path) -> None:
+    folder = Home.at(str(tmp_path)).study("one")
+    with folder.driven():
+        pass
+    seen: list[int | None] = []
+    lookers = [threading.Thread(target=lambda: seen.extend(look(folder, 200))) for _ in range(4)]
+    for looker in lookers:
+        looker.start()
+    for _ in range(50):  # and none of them is in a driver's way
+        with folder.driven():
+            pass
+    for looker in lookers:
+        looker.join()
+    assert len(seen) == 800
+    assert set(seen) <= {None, os.getpid()}
+
+
+def look(folder: StudyFolder, times: int) -> list[int | None]:
+    return [folder.read_driver_pid() for _ in range(times)]
+
+
+def test_a_driver_says_where_it_runs_and_since_when(tmp_path: Path) -> None:
+    folder = Home.at(str(tmp_path)).study("one")
+    with folder.driven():
+        driver = folder.read_driver()
+        assert driver is not None
+        assert (driver.host, driver.pid, driver.is_here) == (platform.node(), os.getpid(), True)
+        assert str(driver) == f"process {os.getpid()} since {driver.since} UTC"
+    assert folder.read_driver() is None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a machine of another name takes root")
+def test_a_driver_on_another_machine_is_named_with_it(tmp_path: Path) -> None:
+    folder = Home.at(str(tmp_path)).study("one")
+    named = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
+    with subprocess.Popen(
+        [*named, sys.executable, "-c", DRIVE, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "driving\n"
+        driver = folder.read_driver()
+        assert driver is not None
+        assert (driver.host, driver.pid, driver.is_here) == ("elsewhere", other.pid, False)
+        with (
+            pytest.raises(
+                RefusedError,
+                match=rf"driven by process {other.pid} on elsewhere since .* UTC: stop it first there with "
+                "`sweeps stop one`",
+            ),
+            folder.driven(),
+        ):
+            pass
+        other.communicate()
+    assert folder.read_driver() is None
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/runs", "gs://bucket", "file:///runs"])
+def test_a_home_that_is_no_folder_is_refused_with_what_to_use(root: str) -> None:
+    with pytest.raises(InputError, match=rf"the home must be a folder, got {root}: .* every node mounts"):
+        Home.at(root)
+
+
+def test_optuna_records_in_the_home_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SWEEPS_STORAGE", raising=False)
+    assert Home.at(str(tmp_path)).optuna_url == f"sqlite:///{tmp_path}/optuna.db"
+    monkeypatch.setenv("SWEEPS_STORAGE", "journal:///there")
+    assert Home.at(str(tmp_path)).optuna_url == "journal:///there"
+    assert Home.at(str(tmp_path), storage="journal:///here").optuna_url == "journal:///here"
 
 
 def test_probing_a_home_leaves_nothing_behind(tmp_path: Path) -> None:
