@@ -9,7 +9,7 @@ import socket
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,14 +25,22 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default
 
 import ray
-import torch
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+from ray.exceptions import AuthenticationError
+from ray.util.state import list_nodes
+from ray.util.state.exception import RayStateApiException
 
 from distill.errors import RefusedError
 from sweeps.checks import Check
 from sweeps.home import Home
+from sweeps.placement import Node, place, refusal
 from sweeps.space import ResourcesSettings
 
 REACH_TIMEOUT_S = 10
+TOKEN_ADVICE = (
+    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to what the head has in "
+    "~/.ray/auth_token"
+)
 # What `ray[default]` brings and plain `ray[tune,train]` lacks. Without it the dashboard is minimal, and Ray
 # cannot tell which controllers still live.
 DASHBOARD_MODULES = ("aiohttp_cors", "opencensus", "prometheus_client")
@@ -55,8 +63,10 @@ def connected(address: str | None) -> Iterator[str]:
         _reach(address)
         try:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except AuthenticationError:
+            raise RefusedError(f"the Ray cluster at {address} wants its token: {TOKEN_ADVICE}") from None
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise RefusedError(f"no Ray cluster answers at {address}: {_first_line(error)}") from None
+            raise RefusedError(f"no Ray cluster answers at {address}: {_one_line(error)}") from None
         try:
             yield context.dashboard_url or ""
         finally:
@@ -76,7 +86,7 @@ def connected(address: str | None) -> Iterator[str]:
         # Ray raises a bare Exception when one of its processes does not come up within 30 seconds.
         except Exception as error:
             raise RefusedError(
-                f"Ray did not start on this machine, which may have too much to do: {_first_line(error)}"
+                f"Ray did not start on this machine, which may have too much to do: {_one_line(error)}"
             ) from None
         yield context.dashboard_url or ""
     finally:
@@ -96,22 +106,30 @@ def _reach(address: str) -> None:
 
 
 def own_resources() -> dict[str, float]:
-    """What a cluster would have that is started on this machine."""
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    """What a cluster has that is started on this machine: what Ray finds, within its cgroup's limits."""
+    found = ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()
+    return {name: float(amount or 0) for name, amount in found.items()}
 
 
-def max_concurrent(resources: ResourcesSettings, total: Mapping[str, float]) -> int:
-    """How many trials fit at once on a cluster with these resources, 0 when not even one does.
+def own_nodes() -> list[Node]:
+    """The node of a cluster that is started on this machine."""
+    return [Node(name="this machine", resources=own_resources())]
 
-    A trial over several workers is counted whole, so that trials never wait for each other's workers.
-    """
-    fits = [
-        int(total.get(name, 0.0) / (amount * resources.workers_per_trial) + 1e-9)
-        for name, amount in resources.per_worker().items()
-        if amount > 0
+
+def nodes() -> list[Node]:
+    """The living nodes of the connected cluster, those with the most CPUs first."""
+    living = [node for node in ray.nodes() if node["Alive"]]
+    addresses = [node["NodeManagerAddress"] for node in living]
+    found = [
+        Node(
+            # Several nodes of one address run on one machine.
+            name=address if addresses.count(address) == 1 else f"{address} ({node['NodeID'][:6]})",
+            id=node["NodeID"],
+            resources=node["Resources"],
+        )
+        for node, address in zip(living, addresses, strict=True)
     ]
-    asked = resources.max_concurrent
-    return min(fits) if asked == "auto" else min(asked, *fits)
+    return sorted(found, key=lambda node: -node.resources.get("CPU", 0.0))
 
 
 def check_installation() -> Check:
@@ -155,26 +173,56 @@ def check_dashboard(url: str) -> Check:
         return Check(
             name="dashboard",
             ok=False,
-            finding=f"the dashboard http://{url} does not answer ({_first_line(error)}): "
+            finding=f"the dashboard http://{url} does not answer ({_one_line(error)}): "
             "start the cluster with `ray start --head --include-dashboard=true`",
         )
     return Check(name="dashboard", ok=True, finding=f"http://{url} answers")
 
 
-def check_resources(resources: ResourcesSettings, total: Mapping[str, float]) -> Check:
-    """Whether one trial fits on a cluster with these resources."""
-    fit = max_concurrent(resources, total)
-    needs = ", ".join(f"{amount:g} {name}" for name, amount in resources.per_worker().items() if amount > 0)
-    has = ", ".join(f"{total.get(name, 0.0):g} {name}" for name in resources.per_worker())
-    if fit < 1:
+def check_state_api(url: str) -> Check:
+    """Whether the connected cluster's State API tells of its nodes; Ray Train asks it who still lives."""
+    try:
+        found = list_nodes(address=f"http://{url}", timeout=REACH_TIMEOUT_S)
+    except (RayStateApiException, OSError, ValueError) as error:
         return Check(
-            name="resources",
+            name="State API",
             ok=False,
-            finding=f"a trial needs {resources.workers_per_trial} x ({needs}) and the cluster has {has}: "
-            "lower resources.workers_per_trial or resources.cpus_per_worker",
+            finding=f"it does not answer at http://{url} ({_one_line(error)}): start the head with "
+            "`ray[default]` installed",
         )
-    return Check(name="resources", ok=True, finding=f"{fit} trials at once on {has}")
+    return Check(name="State API", ok=True, finding=f"tells of {len(found)} nodes")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def check_token(address: str | None) -> Check:
+    """Whether this process has a token, and whether a cluster at `address` would ask for one."""
+    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    source = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(file) if file.exists() else None
+    if mode == "token" and source is None and address is not None:
+        return Check(
+            name="token", ok=False, finding=f"RAY_AUTH_MODE is token and there is none: {TOKEN_ADVICE}"
+        )
+    if address is None and mode != "disabled":
+        return Check(name="token", ok=True, finding="a cluster of its own asks for a token that Ray makes")
+    if mode == "token":
+        return Check(name="token", ok=True, finding=f"the token of {source} is sent")
+    return Check(
+        name="token",
+        ok=True,
+        note=True,
+        finding="none is sent, and a cluster that takes this runs the code of whoever reaches it: "
+        "`ray get-auth-token --generate`, and RAY_AUTH_MODE=token on all nodes",
+    )
+
+
+def check_resources(resources: ResourcesSettings, nodes: Sequence[Node]) -> Check:
+    """Whether one trial fits on these nodes."""
+    if (reason := refusal(resources, nodes)) is not None:
+        return Check(name="resources", ok=False, finding=reason)
+    placement = place(resources, nodes)
+    trials = "1 trial" if placement.trials == 1 else f"{placement.trials} trials"
+    return Check(name="resources", ok=True, finding=f"{trials} at once: {placement}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -96,6 +96,11 @@ class Home:
         for folder in (self.root / "studies", self.root / "cache", self.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def nearest(self) -> Path:
+        """The nearest folder that exists: what is to be made would stand in it."""
+        return next(path for path in (self.root, *self.root.parents) if path.exists())
+
     def check_writable(self) -> None:
         """Tries whether the folder can be written, or made, and leaves nothing behind.
 
@@ -103,9 +108,7 @@ class Home:
             RefusedError: If it cannot.
         """
         try:
-            # The nearest folder that exists: what is to be made would stand in it.
-            nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
-            tempfile.TemporaryFile(dir=nearest).close()
+            tempfile.TemporaryFile(dir=self.nearest).close()
         except OSError as error:
             raise RefusedError(
                 f"the home {self.root} cannot be written ({error.strerror}): choose another with --home or "

@@ -1,34 +1,48 @@
 """What is checked, and what is told, before anything of a sweep runs."""
 
-from typing import Any
+import shutil
 
 from sweeps import cluster  # before anything that imports ray: it sets what Ray reads when it is imported
 
 # isort: split
-import ray
-
 from distill.config import TrialConfig
 from distill.errors import RefusedError
 from distill.evaluation import static_efficiency_of
 from distill.teacher_check import check_teacher
 from distill.teachers import Teacher
 from distill.training.parts import CHECKED_FACES
-from sweeps.checks import Check
+from sweeps.checks import Check, size
 from sweeps.home import Home
-from sweeps.space import ResourcesSettings, SearchSpace
+from sweeps.nodes import check_nodes
+from sweeps.space import ResourcesSettings
+from sweeps.storage import check_storage
 from sweeps.tracking import check_tracker
+
+KEPT_FREE = 64 * 2**20
+"""Bytes for logs, and for databases that are made."""
 
 
 def diagnose(home: Home, address: str | None) -> list[Check]:
     """Every preflight check that needs no search space; those after one that fails too."""
-    checks = [cluster.check_installation(), cluster.check_home(home)]
+    checks = [
+        cluster.check_installation(),
+        cluster.check_home(home),
+        check_disk(home, 0),
+        check_storage(home),
+        cluster.check_token(address),
+    ]
     try:
         with cluster.connected(address) as dashboard_url:
-            checks += [
-                Check(name="cluster", ok=True, finding=f"Ray answers at {address or 'a cluster of its own'}"),
-                cluster.check_dashboard(dashboard_url),
-                cluster.check_resources(ResourcesSettings(), ray.cluster_resources()),
-            ]
+            checks.append(
+                Check(name="cluster", ok=True, finding=f"Ray answers at {address or 'a cluster of its own'}")
+            )
+            dashboard = cluster.check_dashboard(dashboard_url)
+            checks.append(dashboard)
+            if dashboard.ok:
+                checks.append(cluster.check_state_api(dashboard_url))
+            nodes = cluster.nodes()
+            checks.append(cluster.check_resources(ResourcesSettings(), nodes))
+            checks += check_nodes(home, nodes)
     except RefusedError as error:
         checks.append(Check(name="cluster", ok=False, finding=str(error)))
     if all(check.ok for check in checks):
@@ -36,29 +50,21 @@ def diagnose(home: Home, address: str | None) -> list[Check]:
     return checks
 
 
-def plan(space: SearchSpace, address: str | None) -> dict[str, Any]:
-    """What a sweep of this space would take, as far as it is known before it runs.
+def check_disk(home: Home, needed: int) -> Check:
+    """Whether the disk under the home has room for what a sweep writes.
 
-    Raises:
-        RefusedError: If not one trial fits on the cluster.
+    Args:
+        needed: Bytes.
     """
-    config = space.config(space.first_point())
-    epochs = config.training.epochs
-    if address is None:
-        total = cluster.own_resources()
-    else:
-        with cluster.connected(address):
-            total = ray.cluster_resources()
-    require(cluster.check_resources(space.resources, total))
-    return {
-        "study": space.name,
-        "trials": space.search.num_trials,
-        "at once": cluster.max_concurrent(space.resources, total),
-        "epochs a trial": f"{space.first_rung} to {epochs}" if space.scheduler.name == "asha" else epochs,
-        "faces an epoch": config.training.faces_per_epoch,
-        "faces at most": space.search.num_trials * epochs * config.training.faces_per_epoch,
-        "parameters": ", ".join(space.parameters) or "none",
-    }
+    free = shutil.disk_usage(home.nearest).free
+    if free < needed + KEPT_FREE:
+        return Check(
+            name="disk",
+            ok=False,
+            finding=f"the disk under {home.root} has {size(free)} free, and the sweep takes about "
+            f"{size(needed)} beside {size(KEPT_FREE)} for records: make room, or choose another with --home",
+        )
+    return Check(name="disk", ok=True, finding=f"{size(free)} free under {home.root}")
 
 
 def checked(config: TrialConfig) -> Teacher:

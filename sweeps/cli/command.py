@@ -13,6 +13,12 @@ TRACKING = click.option(
     metavar="URI",
     help="MLflow's address. [default: $MLFLOW_TRACKING_URI, else a database in the home]",
 )
+STORAGE = click.option(
+    "--storage",
+    metavar="URL",
+    help="Where Optuna keeps studies: sqlite:///FILE, postgresql+psycopg://..., journal:///FILE. "
+    "[default: $SWEEPS_STORAGE, else a database in the home]",
+)
 ADDRESS = click.option(
     "--address",
     metavar="A",

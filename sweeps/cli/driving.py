@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from sweeps.cli.command import ADDRESS, AS_JSON, HOME, TRACKING, command
+from sweeps.cli.command import ADDRESS, AS_JSON, HOME, STORAGE, TRACKING, command
 
 STOP_TIMEOUT_S = 30
 
@@ -88,41 +88,46 @@ def resume(name: str, home: str | None, tracking_uri: str | None, address: str |
 @command
 @click.argument("space")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="As for `sweeps run`.")
+@HOME
 @ADDRESS
 @AS_JSON
-def validate(space: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
+def validate(
+    space: str, overrides: tuple[str, ...], home: str | None, address: str | None, as_json: bool
+) -> None:
     """Checks SPACE, every error at once, and prints what running it would take."""
-    from sweeps.preflight import plan as make_plan
+    from sweeps.home import Home
+    from sweeps.planning import plan as make_plan
     from sweeps.space import load_space
 
     loaded = load_space(space, overrides=_assignments(overrides))
-    plan = make_plan(loaded, address)
-    click.echo(
-        json.dumps(plan, indent=2)
-        if as_json
-        else "\n".join(f"{key:<16} {value}" for key, value in plan.items())
-    )
+    plan = make_plan(loaded, address, Home.at(home))
+    click.echo(json.dumps(plan.as_dict(), indent=2) if as_json else str(plan))
 
 
 @command
 @HOME
 @TRACKING
+@STORAGE
 @ADDRESS
 @AS_JSON
-def doctor(home: str | None, tracking_uri: str | None, address: str | None, as_json: bool) -> None:
-    """Runs the checks that precede every sweep, alone."""
+def doctor(
+    home: str | None, tracking_uri: str | None, storage: str | None, address: str | None, as_json: bool
+) -> None:
+    """Runs the checks that precede every sweep, alone, and looks around on every node of the cluster."""
+    from dataclasses import asdict
+
     from distill.errors import RefusedError
     from sweeps.home import Home
     from sweeps.preflight import diagnose
 
-    checks = diagnose(Home.at(home, tracking_uri), address)
+    checks = diagnose(Home.at(home, tracking_uri, storage), address)
     if as_json:
-        click.echo(json.dumps([{"name": c.name, "ok": c.ok, "finding": c.finding} for c in checks], indent=2))
+        click.echo(json.dumps([asdict(check) for check in checks], indent=2))
     else:
         for check in checks:
-            click.echo(f"{'ok' if check.ok else 'WRONG':<6} {check.name:<14} {check.finding}")
-    if not all(check.ok for check in checks):
-        raise RefusedError("a sweep would be refused here")
+            click.echo(f"{check.verdict:<6} {check.name:<14} {check.finding}")
+    if wrong := [check.name for check in checks if not check.ok]:
+        raise RefusedError(f"{len(wrong)} of {len(checks)} checks found something wrong: {', '.join(wrong)}")
 
 
 @command
@@ -137,14 +142,16 @@ def stop(name: str, home: str | None) -> None:
     place = Home.at(home)
     load_study(place, name)
     folder = place.study(name)
-    if (pid := folder.read_driver_pid()) is None:
+    if (driver := folder.read_driver()) is None:
         click.echo(f"nothing drives {name}")
         return
-    os.kill(pid, signal.SIGINT)
+    if not driver.is_here:
+        raise RefusedError(f"{name} is driven by {driver}: run `sweeps stop {name}` on {driver.host}")
+    os.kill(driver.pid, signal.SIGINT)
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while folder.read_driver_pid() is not None:
         if time.monotonic() > deadline:
-            raise RefusedError(f"process {pid} still drives {name} after {STOP_TIMEOUT_S} s")
+            raise RefusedError(f"process {driver.pid} still drives {name} after {STOP_TIMEOUT_S} s")
         time.sleep(0.2)
     click.echo(f"stopped {name}; go on with `sweeps resume {name}`")
 
