@@ -26,12 +26,16 @@ from sweeps.failures import disk_is_full
 from sweeps.home import Home, StudyFolder
 from sweeps.leaderboard import TrialRow, as_csv, rank
 from sweeps.ledger import Ledger
-from sweeps.preflight import checked, require
+from sweeps.nodes import check_shared_home
+from sweeps.placement import max_concurrent, place
+from sweeps.planning import disk_of
+from sweeps.preflight import check_disk, checked, require
 from sweeps.promotion import Promotion, promote
 from sweeps.provenance import Provenance
 from sweeps.schedulers import make_scheduler
 from sweeps.search import StudySearcher
 from sweeps.space import SearchSpace
+from sweeps.storage import check_storage
 from sweeps.study import (
     ENDED,
     HANDED_OVER,
@@ -128,12 +132,15 @@ def _drive(
     with ExitStack() as stack:
         if resume:
             stack.enter_context(folder.driven())
-        require(cluster.check_installation(), cluster.check_home(home))
+        require(cluster.check_installation(), cluster.check_home(home), check_storage(home))
         dashboard_url = stack.enter_context(cluster.connected(address))
         stack.enter_context(_interruptible())  # after Ray, which takes SIGTERM for itself
+        nodes = cluster.nodes()
         require(
             cluster.check_dashboard(dashboard_url),
-            cluster.check_resources(space.resources, ray.cluster_resources()),
+            cluster.check_resources(space.resources, nodes),
+            check_shared_home(home, nodes),
+            check_disk(home, disk_of(space, at_once=place(space.resources, nodes).trials, home=home).total),
         )
         home.ensure()
         if not resume:  # until here, nothing of a new study was written
@@ -182,7 +189,7 @@ class _Sweep:
         )
         if resume:
             self._ledger.reconcile()
-        concurrent = cluster.max_concurrent(self._space.resources, ray.cluster_resources())
+        concurrent = max_concurrent(self._space.resources, cluster.nodes())
         self._display.started(
             name=self._folder.name,
             num_trials=self._space.trainings,
