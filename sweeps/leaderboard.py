@@ -52,7 +52,8 @@ class TrialRow:
     Attributes:
         number: Optuna's.
         values: One an objective, at the trial's best epoch; None when it reported nothing.
-        params: By dotted name; those that did not exist in this trial are absent.
+        params: What was drawn, by dotted name; what did not exist in this trial is absent.
+        settings: What it was trained with under these names: of a ratio, the product.
         metrics: Of its best epoch.
         epochs: How many it finished.
         run_id: Its record in MLflow.
@@ -71,6 +72,7 @@ class TrialRow:
     confirms: bool = False
     values: list[float] | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     epochs: int = 0
     seconds: float = 0.0
@@ -187,7 +189,7 @@ def as_table(
     ]
     parameters = short_names(_params(rows))
     for index, (name, head) in enumerate(parameters.items(), start=3):
-        columns.append(Column(head, [setting_text(row.params.get(name)) for row in shown], keep=index))
+        columns.append(Column(head, [setting_text(row.settings.get(name)) for row in shown], keep=index))
     if teacher is not None:
         own = ["", "", "teacher", *(metric_text(teacher.get(objective.metric)) for objective in objectives)]
         columns = [
@@ -224,7 +226,7 @@ def as_csv(rows: Sequence[TrialRow], objectives: Sequence[Objective]) -> str:
                 row.standing.num_seeds if row.standing else None,
                 *((row.standing.mean if row.standing else None) or [None] * len(objectives)),
                 *((row.standing.spread if row.standing else None) or [None] * len(objectives)),
-                *(row.params.get(name) for name in params),
+                *(row.settings.get(name) for name in params),
                 *(row.metrics.get(name) for name in others),
                 *(getattr(row, name) for name in about),
             ]
@@ -261,7 +263,7 @@ def as_json(
                 "state": row.state,
                 "reason": row.reason,
                 "values": row.values,
-                "parameters": row.params,
+                "parameters": row.settings,
                 "metrics": row.metrics,
                 "epochs": row.epochs,
                 "seconds": row.seconds,
@@ -275,8 +277,8 @@ def as_json(
 
 def _params(rows: Iterable[TrialRow]) -> list[str]:
     """The parameters of any of these trials, in the order of those that have the most."""
-    by_count = sorted(rows, key=lambda row: -len(row.params))
-    return list(dict.fromkeys(name for row in by_count for name in row.params))
+    by_count = sorted(rows, key=lambda row: -len(row.settings))
+    return list(dict.fromkeys(name for row in by_count for name in row.settings))
 
 
 def _place(row: TrialRow) -> str:

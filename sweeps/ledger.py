@@ -136,7 +136,7 @@ class Ledger(Callback):
         self._budget.begin(trial.number)
         self._start_run(trial.number, trial.params, config)
         again = {"seed": config.seed} if task["spared"] else {}
-        self._display.trial_started(trial.number, trial.params | again)
+        self._display.trial_started(trial.number, self._space.settings_of(trial.params) | again)
 
     def reopen(self, *, tune_id: str) -> TrialTask | None:
         """The next trial that is to be begun again; None where there is none."""
@@ -215,7 +215,7 @@ class Ledger(Callback):
     def _start_run(self, number: int, params: Mapping[str, Any], config: TrialConfig) -> None:
         self._tracker.start_trial(
             number,
-            name=run_name(number, params, config),
+            name=run_name(number, self._space.settings_of(params), config),
             params=flatten(config.model_dump(mode="json")) | config.equivalents(),
             tags={
                 "method": config.method.name,

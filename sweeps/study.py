@@ -158,6 +158,7 @@ def _row(trial: FrozenTrial, space: SearchSpace, *, run_id: str | None) -> Trial
         confirms=trial.user_attrs.get(CONFIRMS, False),
         values=[metrics[name] for name in names] if all(name in metrics for name in names) else None,
         params=dict(trial.params),
+        settings=space.settings_of(trial.params),
         metrics=metrics,
         epochs=trial.user_attrs.get(EPOCHS, 0),
         seconds=outcome.get("seconds", 0.0),

@@ -43,6 +43,7 @@ TINY_BY_SPACE: dict[str, dict[str, Any]] = {
     "losses_tournament": SMALL_SET,
     "low_resolution": SMALL_SET,
     "mst_kd": SMALL_SET,
+    "pareto": {"confirm": "null", "student.name": "bridge_tiny"},
     "quickstart": {"promotion.automatic": "false"},
     "sface": SMALL_SET,
     "students": {"student.name": "pocketnet"},

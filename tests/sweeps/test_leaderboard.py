@@ -76,7 +76,7 @@ def test_the_table_compares_with_the_teacher_first() -> None:
 
 
 def test_the_table_leaves_parameters_out_rather_than_wrap() -> None:
-    rows = [row(n, 0.9, params={"student.name": "mobilefacenet", "optimizer.lr": 1e-3}) for n in range(3)]
+    rows = [row(n, 0.9, settings={"student.name": "mobilefacenet", "optimizer.lr": 1e-3}) for n in range(3)]
     assert "mobilefacenet" in shown(rows, width=120)
     narrow = shown(rows, width=60)
     assert "student" in narrow
@@ -94,8 +94,8 @@ def test_the_table_needs_no_more_than_ascii() -> None:
 
 def test_csv_holds_every_number_in_full() -> None:
     rows = [
-        row(0, 0.123456789, params={"optimizer.lr": 1e-3}, epochs=8, run_id="abc"),
-        row(1, state="failed", params={"student.width": 0.5}, reason='RuntimeError: "a, b"'),
+        row(0, 0.123456789, settings={"optimizer.lr": 1e-3}, epochs=8, run_id="abc"),
+        row(1, state="failed", settings={"student.width": 0.5}, reason='RuntimeError: "a, b"'),
     ]
     first, second = csv.DictReader(io.StringIO(as_csv(rank(rows, [ACCURACY], []), [ACCURACY])))
     assert (first["rank"], first["trial"], first["state"]) == ("1", "0", "complete")
