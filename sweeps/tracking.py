@@ -1,35 +1,38 @@
-"""What MLflow holds of a sweep. The only place, with `promotion`, that speaks to it.
+"""What MLflow holds of a sweep: one experiment a study, one run a sweep, one child run a trial.
 
-One experiment a study, one parent run a sweep, one child run a trial. Everything about trials is written
-by one thread beside Ray Tune's loop: a slow or absent tracker delays its own records, never a trial.
+Everything is written down first (`sweeps.outbox`) and sent by one thread beside Ray Tune's loop
+(`sweeps.delivery`): a slow or absent tracker delays its own records, never a trial, and loses none.
 """
 
+import contextlib
 import os
-import queue
 import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 
 from distill.errors import RefusedError
 from sweeps.checks import Check
+from sweeps.delivery import KIND_TAG, NOTE_TAG, SWEEP_TAG, Delivery, brief_requests, is_refused_for_good
 from sweeps.home import Home
-from sweeps.provenance import Provenance
+from sweeps.mlflow_pages import VIEW, experiment_tags
+from sweeps.outbox import DatasetRecord, Outbox, Record, Waiting, now_ms
+from sweeps.provenance import Provenance, masked
 
-PARENT_TAG = "mlflow.parentRunId"
-STUDY_TAG, TRIAL_TAG, STATE_TAG, REASON_TAG = "study", "trial", "state", "reason"
+STUDY_TAG, STATE_TAG, REASON_TAG = "study", "state", "reason"
 RETRY_S = 2.0
 FLUSH_S = 60.0
+MAX_REASON = 5_000
 
 # How a trial's end reads in MLflow. A pruned trial was stopped on purpose: killed, not failed.
 STATUS = {
@@ -41,33 +44,35 @@ STATUS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetRecord:
-    """Faces that a trial used: a name, a digest of what decides every pixel, and whether they are drawn."""
-
-    name: str
-    digest: str
-    context: str
-    source: str
-    is_drawn: bool
-
-
 def check_tracker(home: Home) -> Check:
     """Whether MLflow answers. Its database is created here on first use.
 
     Once, by the driver, before any trial: several processes at it would ruin the database.
     """
+    where = f"MLflow at {masked(home.tracking_uri)}"
     try:
-        MlflowClient(tracking_uri=home.tracking_uri).search_experiments(max_results=1)
+        with brief_requests():
+            MlflowClient(tracking_uri=home.tracking_uri).search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a server raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return Check(
-            name="tracker",
-            ok=False,
-            finding=f"MLflow at {home.tracking_uri} does not answer ({reason}): "
-            "choose another with --tracking-uri",
-        )
-    return Check(name="tracker", ok=True, finding=f"MLflow answers at {home.tracking_uri}")
+        return Check(name="tracker", ok=False, finding=f"{where} {_what_is_wrong(error, home)}")
+    return Check(name="tracker", ok=True, finding=f"{where} answers")
+
+
+def _what_is_wrong(error: Exception, home: Home) -> str:
+    """What a tracker's refusal means, and what mends it."""
+    said = str(error)
+    if "Invalid Host header" in said:
+        host = urlsplit(home.tracking_uri).netloc.rpartition("@")[2]
+        return f"does not serve the host {host}: start it with --allowed-hosts '{host}'"
+    if "error code 401" in said:
+        if os.environ.get("MLFLOW_TRACKING_USERNAME"):
+            return "refuses this user and password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return "wants a user and a password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if "error code 403" in said or "PERMISSION_DENIED" in said:
+        return "lets this user read nothing: ask for permission, or set another MLFLOW_TRACKING_USERNAME"
+    if "error code 404" in said or "valid JSON" in said:
+        return "is no MLflow server: choose another with --tracking-uri"
+    return f"does not answer ({_first_line(error)}): choose another with --tracking-uri"
 
 
 def serve(home: Home, *, host: str, port: int) -> None:
@@ -86,61 +91,74 @@ def serve(home: Home, *, host: str, port: int) -> None:
             ) from None
     arguments = ["--backend-store-uri", home.tracking_uri, "--default-artifact-root", str(home.artifacts)]
     command = [sys.executable, "-m", "mlflow", "server", *arguments, "--host", host, "--port", str(port)]
-    print(f"serving {home.tracking_uri} at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    print(f"serving {masked(home.tracking_uri)} at http://{host}:{port} (Ctrl-C ends it)", flush=True)
     os.execv(sys.executable, command)
 
 
 class Tracker:
-    """Records one sweep. Methods about trials return at once; their records follow in order."""
+    """Records one sweep. Methods return at once; what they record is on disk, and is sent in order."""
 
     def __init__(self, home: Home, *, study: str, on_run: Callable[[int, str], None]):
-        """Opens the tracker of a study.
+        """Opens the records of a study, and begins to send what an earlier driver left.
 
         Args:
-            on_run: Told each trial's number and run id, once the run exists. Called from the writing thread.
+            on_run: Told each trial's number and run id, once the run exists. Called from the sending thread.
         """
-        self._client = MlflowClient(tracking_uri=home.tracking_uri)
         self._home = home
         self._study = study
-        self._on_run = on_run
-        self._runs: dict[int, str] = {}
-        self._parent: str | None = None
-        self._experiment: str | None = None
-        self._tasks: queue.Queue[Callable[[], object] | None] = queue.Queue()
+        self._outbox = Outbox(home.study(study).root)
+        self._delivery = Delivery(home, study=study, sweep_run=self._outbox.sweep_run, on_run=on_run)
+        self._provenance: Provenance | None = None
+        self._unmade: dict[int, Callable[[], dict[str, Any]]] = {}
+        self._closing = threading.Event()
         self._abandoned = threading.Event()
-        self._thread = threading.Thread(target=self._write, name="tracker", daemon=True)
+        self._failing: str | None = None
+        self._thread = threading.Thread(target=self._send, name="tracker", daemon=True)
         self._thread.start()
 
     @property
-    def parent_run_id(self) -> str:
-        """The sweep's run."""
-        assert self._parent is not None, "the sweep has no run yet"
-        return self._parent
+    def num_waiting(self) -> int:
+        """How many records the tracker has not taken yet."""
+        return self._outbox.num_waiting
 
     @property
-    def experiment_id(self) -> str:
-        """The study's experiment."""
-        assert self._experiment is not None, "the study has no experiment yet"
-        return self._experiment
+    def parent_run_id(self) -> str | None:
+        """The sweep's run; None until the tracker has it."""
+        return self._delivery.sweep_run
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The study's experiment; None until the tracker has it."""
+        return self._delivery.experiment_id
+
+    @property
+    def page(self) -> str | None:
+        """Where MLflow shows the trials, below its address; None until the tracker has the sweep."""
+        if self.experiment_id is None:
+            return None
+        return f"#/experiments/{self.experiment_id}/runs?viewStateShareKey={VIEW}"
 
     def start_sweep(self, *, space_yaml: str, params: Mapping[str, Any], provenance: Provenance) -> None:
-        """Opens the parent run: the one that this study has already, or a new one."""
-        self._experiment = self._experiment_id()
-        if parent := self._find_parent():
-            self._parent = parent
-            self._client.update_run(parent, status="RUNNING")
-            return
-        run = self._client.create_run(
-            self._experiment,
-            run_name=self._study,
-            tags={STUDY_TAG: self._study, "kind": "sweep", **provenance.tags()},
+        """Opens the sweep's run, or opens it again."""
+        self._provenance = provenance
+        first = next((record for record in self._outbox.history() if record.run is None), None)
+        opening = first or Record(
+            run=None,
+            at=now_ms(),
+            opens=self._study,
+            params=_params(params),
+            tags={
+                STUDY_TAG: self._study,
+                KIND_TAG: "sweep",
+                SWEEP_TAG: uuid.uuid4().hex,
+                **provenance.tags(),
+            },
+            texts={"space.yaml": space_yaml, "environment.json": provenance.environment_json},
+            experiment_tags=experiment_tags(self._study, yaml.safe_load(space_yaml)),
         )
-        self._parent = run.info.run_id
-        self._client.log_batch(self._parent, params=_params(params))
-        self._client.log_text(self._parent, space_yaml, "space.yaml")
-        self._client.log_dict(self._parent, provenance.environment(), "environment.json")
-        if provenance.difference:
-            self._client.log_text(self._parent, provenance.difference, "uncommitted.diff")
+        # What a resumed sweep was begun with stands: it is said again, in case that it never arrived.
+        texts = opening.texts | provenance.difference_file()
+        self._outbox.append(opening.model_copy(update={"status": "RUNNING", "texts": texts}), durable=True)
 
     def start_trial(
         self,
@@ -150,29 +168,56 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         datasets: Callable[[], Iterable[DatasetRecord]],
+        digests: Callable[[], Mapping[str, str]] = dict,
         config_json: str,
     ) -> None:
         """Opens a trial's child run, with every parameter under its dotted name.
 
         Args:
-            datasets: Makes the records of its faces. The writing thread calls it, since it may render them.
+            datasets: Makes the records of its faces. The sending thread calls it, since it may render them.
+            digests: Makes further tags, of what must be loaded to be known. Called likewise.
         """
-        began = _now_ms()
-        entries = _params(params)
-
-        def write() -> None:
-            run_id = self._runs.get(number) or self._create_child(number, name, tags, began)
-            self._client.log_batch(run_id, params=entries)
-            self._client.log_inputs(run_id, datasets=[_dataset_input(dataset) for dataset in datasets()])
-            self._client.log_text(run_id, config_json, "config.json")
-
-        self._tasks.put(write)
+        assert self._provenance is not None, "a sweep starts before its trials"
+        self._write(
+            number,
+            opens=name,
+            params=_params(params),
+            tags={STUDY_TAG: self._study, STATE_TAG: "running", **self._provenance.tags(), **tags},
+            texts={"config.json": config_json, "environment.json": self._provenance.environment_json},
+        )
+        self._unmade[number] = lambda: {"datasets": list(datasets()), "tags": dict(digests())}
 
     def log_epoch(self, number: int, *, epoch: int, metrics: Mapping[str, float]) -> None:
         """Records one epoch's metrics, all in one call."""
-        now = _now_ms()
-        entries = [Metric(name, value, now, epoch) for name, value in metrics.items()]
-        self._tasks.put(lambda: self._client.log_batch(self._runs[number], metrics=entries))
+        self._write(number, metrics=dict(metrics), step=epoch)
+
+    def note_attempt(self, number: int, attempt: int, reason: str) -> None:
+        """Says that a trial was begun again.
+
+        Args:
+            attempt: Which attempt begins: 2 for the first that is no trial's beginning.
+            reason: What ended the one before.
+        """
+        tags = {f"attempt.{attempt}": reason[:MAX_REASON], "attempts": str(attempt)}
+        self._write(number, tags=tags)
+
+    def tag_trial(self, number: int, **tags: str) -> None:
+        """Tags a trial's run. `note` is shown as its description, in Markdown."""
+        named = {NOTE_TAG if name == "note" else name: value for name, value in tags.items()}
+        self._write(number, tags=named)
+
+    def describe_sweep(self, markdown: str) -> None:
+        """Sets what the sweep's page says. Pictures among its artifacts are `![...](artifact:PATH)`.
+
+        MLflow keeps 8000 characters: what is longer ends with its last whole line.
+        """
+        room = 7_500  # addresses of pictures are longer than their paths
+        text = markdown if len(markdown) <= room else markdown[: markdown.rindex("\n", 0, room)]
+        self._write(None, tags={NOTE_TAG: text})
+
+    def log_sweep_files(self, folder: Path, artifact_path: str) -> None:
+        """Keeps a folder's files as artifacts of the sweep. It must stay until they are sent."""
+        self._write(None, folder=str(folder.absolute()), folder_as=artifact_path)
 
     def finish_trial(
         self,
@@ -181,105 +226,118 @@ class Tracker:
         state: str,
         reason: str | None = None,
         best: Mapping[str, float],
+        student: Path | None,
     ) -> None:
         """Closes a trial's child run.
 
         Args:
             best: The metrics of its best epoch, recorded under `best/`.
+            student: The folder of its best student, kept as the artifact `student`; None keeps nothing.
         """
-        ended = _now_ms()
+        self._write(
+            number,
+            durable=True,
+            metrics={f"best/{name}": value for name, value in best.items()},
+            tags={STATE_TAG: state} | ({REASON_TAG: reason[:MAX_REASON]} if reason else {}),
+            folder=str(student.absolute()) if student else None,
+            folder_as="student",
+            status=STATUS[state],
+        )
 
-        def write() -> None:
-            run_id = self._runs[number]
-            tags = [RunTag(STATE_TAG, state)] + ([RunTag(REASON_TAG, reason[:5000])] if reason else [])
-            metrics = [Metric(f"best/{name}", value, ended, 0) for name, value in best.items()]
-            self._client.log_batch(run_id, metrics=metrics, tags=tags)
-            self._client.set_terminated(run_id, status=STATUS[state], end_time=ended)
+    def finish_sweep(
+        self, *, status: str, metrics: Mapping[str, float], leaderboard: Mapping[str, str]
+    ) -> None:
+        """Closes the sweep's run, with the whole leaderboard beside it: texts by the names of their files."""
+        self._write(None, durable=True, metrics=dict(metrics), texts=dict(leaderboard), status=status)
 
-        self._tasks.put(write)
+    def adopt_children(self) -> dict[int, str]:
+        """The state of each trial that is recorded, by number, whether or not the tracker has it yet.
 
-    def log_student(self, number: int, folder: Path) -> None:
-        """Keeps a trial's best student, from its folder, as the artifact `student` of its run."""
-        self._tasks.put(lambda: self._client.log_artifacts(self._runs[number], str(folder), "student"))
-
-    def finish_sweep(self, *, status: str, metrics: Mapping[str, float], leaderboard_csv: str) -> None:
-        """Closes the parent run, with the whole leaderboard beside it."""
-        run_id = self.parent_run_id
-
-        def write() -> None:
-            now = _now_ms()
-            self._client.log_batch(
-                run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()]
-            )
-            self._client.log_text(run_id, leaderboard_csv, "leaderboard.csv")
-            self._client.set_terminated(run_id, status=status)
-
-        self._tasks.put(write)
-
-    def adopt_children(self) -> dict[int, Run]:
-        """The child runs that earlier drivers opened, by trial number, taken over by this one."""
-        found: dict[int, Run] = {}
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self.experiment_id],
-                filter_string=f"tags.`{PARENT_TAG}` = '{self.parent_run_id}'",
-                page_token=token,
-            )
-            found |= {int(run.data.tags[TRIAL_TAG]): run for run in page}
-            if not (token := page.token):
-                self._runs |= {number: run.info.run_id for number, run in found.items()}
-                return found
+        One whose driver died before it knew the trial's faces is left out: start it again.
+        """
+        states: dict[int, str] = {}
+        known: set[int] = set()
+        for record in self._outbox.history():
+            if record.run is not None:
+                if STATE_TAG in record.tags:
+                    states[record.run] = record.tags[STATE_TAG]
+                if record.datasets is not None:
+                    known.add(record.run)
+        return {number: state for number, state in states.items() if number in known}
 
     def close(self) -> bool:
-        """Writes what is left, for a minute at most. False if some of it could not be written."""
-        self._tasks.put(None)
-        self._thread.join(timeout=FLUSH_S)
-        self._abandoned.set()
-        return not self._thread.is_alive()
+        """Sends what is left, for as long as the tracker takes some of it each minute.
 
-    def _write(self) -> None:
-        """The writing thread: one task after the other, each until it succeeds."""
-        while (task := self._tasks.get()) is not None:
+        Returns:
+            Whether nothing is left. The rest waits for the study's next driver.
+        """
+        self._closing.set()
+        waiting, deadline = self.num_waiting, time.monotonic() + FLUSH_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(timeout=0.1)
+            if self.num_waiting < waiting:
+                waiting, deadline = self.num_waiting, time.monotonic() + FLUSH_S
+        self._abandoned.set()
+        if self._thread.is_alive():
+            return False
+        self._outbox.close()
+        return self.num_waiting == 0
+
+    def _write(self, run: int | None, *, durable: bool = False, **fields: Any) -> None:
+        self._outbox.append(Record(run=run, at=now_ms(), **fields), durable=durable)
+
+    def _send(self) -> None:
+        """The sending thread: one record after the other, each until it is taken."""
+        with brief_requests():
+            is_known = False
             while not self._abandoned.is_set():
                 try:
-                    task()
-                    break
-                except (MlflowException, OSError) as error:
-                    print(
-                        f"the tracker {self._home.tracking_uri} did not take a record, trying again: {error}"
-                    )
+                    self._make_datasets()
+                    if not is_known and not self._delivery.knows_sweep():
+                        self._outbox.rewind()
+                    is_known = True
+                    waiting = self._outbox.first(timeout_s=0.1)
+                    if waiting is not None:
+                        self._take(waiting)
+                    elif self._closing.is_set() and not self._unmade:
+                        return
+                except Exception as error:  # whatever a store, a server or Optuna's database raises
+                    self._say_failing(error)
                     self._abandoned.wait(RETRY_S)
 
-    def _create_child(self, number: int, name: str, tags: Mapping[str, str], began: int) -> str:
-        run = self._client.create_run(
-            self.experiment_id,
-            run_name=name,
-            start_time=began,
-            tags={
-                PARENT_TAG: self.parent_run_id,
-                STUDY_TAG: self._study,
-                TRIAL_TAG: str(number),
-                STATE_TAG: "running",
-                **tags,
-            },
-        )
-        self._runs[number] = run.info.run_id
-        self._on_run(number, run.info.run_id)
-        return run.info.run_id
+    def _take(self, waiting: Waiting) -> None:
+        try:
+            self._delivery.deliver(waiting.record)
+        except Exception as error:
+            if not is_refused_for_good(error):
+                raise
+            self._outbox.put_aside(waiting, str(error))
+            _say(
+                f"{self._where} refused a record for good, it is kept in refused.jsonl: {_first_line(error)}"
+            )
+        self._outbox.acknowledge(waiting, sweep_run=self._delivery.sweep_run)
+        if self._failing is not None:
+            _say(f"{self._where} takes records again")
+            self._failing = None
 
-    def _experiment_id(self) -> str:
-        found = self._client.get_experiment_by_name(self._study)
-        if found is not None:
-            return found.experiment_id
-        location = None if self._home.has_tracking_server else str(self._home.artifacts / self._study)
-        return self._client.create_experiment(self._study, artifact_location=location)
+    def _make_datasets(self) -> None:
+        for number in list(self._unmade):
+            try:
+                made = self._unmade[number]()
+            except Exception as error:  # their files may be gone by now
+                made = {"datasets": [], "tags": {"datasets": f"not known: {_first_line(error)}"}}
+            self._write(number, **made)
+            del self._unmade[number]
 
-    def _find_parent(self) -> str | None:
-        runs = self._client.search_runs(
-            [self.experiment_id], filter_string="tags.kind = 'sweep'", max_results=1
-        )
-        return runs[0].info.run_id if runs else None
+    def _say_failing(self, error: Exception) -> None:
+        reason = _first_line(error)
+        if reason != self._failing:
+            _say(f"{self._where} did not take a record, trying again; {self.num_waiting} wait: {reason}")
+            self._failing = reason
+
+    @property
+    def _where(self) -> str:
+        return f"the tracker {masked(self._home.tracking_uri)}"
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -293,19 +351,14 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _params(params: Mapping[str, Any]) -> list[Param]:
-    return [Param(name, str(value)) for name, value in params.items()]
+def _params(params: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in params.items()}
 
 
-def _dataset_input(record: DatasetRecord) -> DatasetInput:
-    dataset = Dataset(
-        name=record.name,
-        digest=record.digest[:36],
-        source_type="generator" if record.is_drawn else "files",
-        source=record.source,
-    )
-    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", record.context)])
+def _first_line(error: Exception) -> str:
+    return masked((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
-def _now_ms() -> int:
-    return int(time.time() * 1000)
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk has no room for it either
+        print(sentence)

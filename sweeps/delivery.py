@@ -1,0 +1,230 @@
+"""Records into MLflow, each once however often it is tried.
+
+MLflow names a run itself, so a request to make one may get through while its answer is lost. A run is
+therefore looked for by its tags before it is made, and doubles are deleted. All else that a record holds
+is the same when it is written twice: MLflow keeps a metric once by name, step, time and value.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+
+from sweeps.home import Home
+from sweeps.outbox import DatasetRecord, Record
+
+PARENT_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"
+KIND_TAG, SWEEP_TAG, TRIAL_TAG = "kind", "sweep_id", "trial"
+MAX_TAG = 8_000
+"""Characters that MLflow keeps of a tag's value."""
+
+REQUEST_TIMEOUT_S = 30
+_ASKING_AGAIN = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_TIMEOUT_S),
+}
+_PASSING = (401, 403, 408, 429)
+"""Refusals that somebody can mend while a sweep runs."""
+
+
+class UnknownRunError(LookupError):
+    """A record is about a run that was never made, or was deleted."""
+
+
+@contextmanager
+def brief_requests() -> Iterator[None]:
+    """Lets MLflow's client try once and not for minutes.
+
+    A request to make a run that the client itself repeats could make two.
+    """
+    former = {name: os.environ.get(name) for name in _ASKING_AGAIN}
+    os.environ.update(_ASKING_AGAIN)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def is_refused_for_good(error: Exception) -> bool:
+    """Whether MLflow understood a record and will never take it, as against being down, busy or locked."""
+    if isinstance(error, UnknownRunError):
+        return True
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+    elif isinstance(error, MlflowException):
+        if isinstance(error.__cause__, SQLAlchemyError):
+            return isinstance(error.__cause__, (IntegrityError, DataError))
+        if "failed with error code" in str(error):  # a page of a proxy's, and not MLflow's own answer
+            return False
+        status = error.get_http_status_code()
+    else:
+        return False
+    return 400 <= status < 500 and status not in _PASSING
+
+
+class Delivery:
+    """Writes one study's records, in order, to one tracker."""
+
+    def __init__(self, home: Home, *, study: str, sweep_run: str | None, on_run: Callable[[int, str], None]):
+        """Prepares to write; nothing is asked of the tracker yet.
+
+        Args:
+            sweep_run: The id of the sweep's run, where an earlier driver had it made.
+            on_run: Told each trial's number and run id, at least once, before its first record is done.
+        """
+        self._home = home
+        self._study = study
+        self._on_run = on_run
+        self._opened: MlflowClient | None = None
+        self._experiment: str | None = None
+        self._sweep_id: str | None = None
+        self._trials: dict[int, str] = {}
+        self.sweep_run = sweep_run
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The study's experiment; None until the tracker has it."""
+        return self._experiment
+
+    @property
+    def _client(self) -> MlflowClient:
+        if self._opened is None:
+            self._opened = MlflowClient(tracking_uri=self._home.tracking_uri)
+        return self._opened
+
+    def knows_sweep(self) -> bool:
+        """Whether this tracker is the one that has the sweep's run."""
+        if self.sweep_run is None:
+            return False
+        try:
+            self._use_sweep(self._client.get_run(self.sweep_run))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self.sweep_run = None
+            return False
+        return True
+
+    def deliver(self, record: Record) -> None:
+        """Writes one record.
+
+        Raises:
+            UnknownRunError: If it is about a run that is not there.
+            MlflowException, OSError: If the tracker did not take it. What of it was written may be written
+                again.
+        """
+        if record.opens is not None and record.run is None:
+            self._open_sweep(record)
+        run_id = self._run_id(record)
+        tags = {name: self._tag(value) for name, value in record.tags.items()}
+        if record.folder is not None:
+            if Path(record.folder).is_dir():
+                self._client.log_artifacts(run_id, record.folder, record.folder_as or None)
+            else:
+                tags[f"missing.{record.folder_as}"] = f"{record.folder} was gone before it could be kept"
+        if record.params or record.metrics or tags:
+            self._client.log_batch(
+                run_id,
+                metrics=[Metric(key, value, record.at, record.step) for key, value in record.metrics.items()],
+                params=[Param(key, value) for key, value in record.params.items()],
+                tags=[RunTag(key, value) for key, value in tags.items()],
+            )
+        if record.datasets:
+            self._client.log_inputs(run_id, datasets=[_dataset_input(entry) for entry in record.datasets])
+        for path, text in record.texts.items():
+            self._client.log_text(run_id, text, path)
+        for key, value in record.experiment_tags.items():
+            assert self._experiment is not None
+            self._client.set_experiment_tag(self._experiment, key, value)
+        if record.status == "RUNNING":
+            self._client.update_run(run_id, status="RUNNING")
+        elif record.status is not None:
+            self._client.set_terminated(run_id, status=record.status, end_time=record.at)
+            self._find(record.run)  # deletes a double that arrived late
+
+    def _run_id(self, record: Record) -> str:
+        if record.run is None:
+            if self.sweep_run is None:
+                raise UnknownRunError(f"the tracker has no run of sweep {self._study}")
+            return self.sweep_run
+        if record.run not in self._trials:
+            run_id = self._find(record.run)
+            if run_id is None and record.opens is not None:
+                run_id = self._create(record, {PARENT_TAG: self.sweep_run or "", TRIAL_TAG: str(record.run)})
+            if run_id is None:
+                raise UnknownRunError(f"the tracker has no run of trial {record.run}")
+            self._on_run(record.run, run_id)
+            self._trials[record.run] = run_id
+        return self._trials[record.run]
+
+    def _open_sweep(self, record: Record) -> None:
+        self._sweep_id = record.tags[SWEEP_TAG]
+        self._experiment = self._experiment_id()
+        self.sweep_run = self._find(None) or self._create(record, record.tags)
+
+    def _create(self, record: Record, tags: Mapping[str, str]) -> str:
+        assert self._experiment is not None
+        made = self._client.create_run(
+            self._experiment, run_name=record.opens, start_time=record.at, tags=dict(tags)
+        )
+        return made.info.run_id
+
+    def _find(self, number: int | None) -> str | None:
+        """The run of a trial, or of the sweep, by its tags. Of doubles the emptier are deleted."""
+        assert self._experiment is not None
+        wanted = (
+            f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
+            if number is None
+            else f"tags.`{PARENT_TAG}` = '{self.sweep_run}' and tags.`{TRIAL_TAG}` = '{number}'"
+        )
+        found = list(self._client.search_runs([self._experiment], filter_string=wanted))
+        found.sort(key=lambda run: len(run.data.params) + len(run.data.metrics), reverse=True)
+        for double in found[1:]:
+            self._client.delete_run(double.info.run_id)
+        return found[0].info.run_id if found else None
+
+    def _use_sweep(self, run: Run) -> None:
+        self._experiment = run.info.experiment_id
+        self._sweep_id = run.data.tags[SWEEP_TAG]
+
+    def _experiment_id(self) -> str:
+        found = self._client.get_experiment_by_name(self._study)
+        if found is None:
+            location = None if self._home.has_tracking_server else str(self._home.artifacts / self._study)
+            try:
+                return self._client.create_experiment(self._study, artifact_location=location)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return self._experiment_id()
+        if found.lifecycle_stage == LifecycleStage.DELETED:
+            self._client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _tag(self, value: str) -> str:
+        """A tag's value, with the pictures that it shows at their addresses on MLflow's pages."""
+        address = f"get-artifact?run_uuid={self.sweep_run}&path="
+        return value.replace("](artifact:", f"]({address}")[:MAX_TAG]
+
+
+def _dataset_input(record: DatasetRecord) -> DatasetInput:
+    dataset = Dataset(
+        name=record.name,
+        digest=record.digest[:36],
+        source_type="generator" if record.is_drawn else "files",
+        source=record.source,
+    )
+    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", record.context)])
