@@ -27,10 +27,10 @@ KIND_TAG, SWEEP_TAG, TRIAL_TAG = "kind", "sweep_id", "trial"
 MAX_TAG = 8_000
 """Characters that MLflow keeps of a tag's value."""
 
-REQUEST_TIMEOUT_S = 30
-_ASKING_AGAIN = {
+_BRIEF = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_TIMEOUT_S),
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _PASSING = (401, 403, 408, 429)
 """Refusals that somebody can mend while a sweep runs."""
@@ -46,8 +46,8 @@ def brief_requests() -> Iterator[None]:
 
     A request to make a run that the client itself repeats could make two.
     """
-    former = {name: os.environ.get(name) for name in _ASKING_AGAIN}
-    os.environ.update(_ASKING_AGAIN)
+    former = {name: os.environ.get(name) for name in _BRIEF}
+    os.environ.update(_BRIEF)
     try:
         yield
     finally:

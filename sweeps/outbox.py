@@ -107,9 +107,9 @@ class Outbox:
         line = record.model_dump_json(exclude_defaults=True).encode() + b"\n"
         with self._changed:
             try:
-                written = os.write(self._log, line)
-                if written < len(line):
-                    os.write(self._log, line[written:])  # says what is wrong
+                written = 0
+                while written < len(line):
+                    written += os.write(self._log, line[written:])
                 if durable:
                     os.fsync(self._log)
             except OSError as error:
