@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sweeps.columns import short_names
+
 VIEW = "trials"
 """Names the view in the page's address."""
 MAX_COLUMNS = 6
@@ -27,6 +29,17 @@ def experiment_tags(study: str, space: Mapping[str, Any]) -> dict[str, str]:
         "mlflow.experiment.primaryMetric.name": f"best/{metrics[0]}",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(metrics, parameters)),
     }
+
+
+def run_name(number: int, *, student: str, method: str, params: Mapping[str, Any]) -> str:
+    """A run's name for people: its number, by which names sort, and what tells it from others."""
+    short = short_names(list(params))
+    numbers = [
+        f"{short[name]}={value:.3g}"
+        for name, value in params.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    return " ".join([f"{number:03d}", student, method, *numbers[:2]])
 
 
 def _description(

@@ -112,7 +112,7 @@ class Tracker:
         self._unmade: dict[int, Callable[[], dict[str, Any]]] = {}
         self._closing = threading.Event()
         self._abandoned = threading.Event()
-        self._failing: str | None = None
+        self._failing = False
         self._thread = threading.Thread(target=self._send, name="tracker", daemon=True)
         self._thread.start()
 
@@ -316,9 +316,9 @@ class Tracker:
                 f"{self._where} refused a record for good, it is kept in refused.jsonl: {_first_line(error)}"
             )
         self._outbox.acknowledge(waiting, sweep_run=self._delivery.sweep_run)
-        if self._failing is not None:
+        if self._failing:
             _say(f"{self._where} takes records again")
-            self._failing = None
+            self._failing = False
 
     def _make_datasets(self) -> None:
         for number in list(self._unmade):
@@ -330,10 +330,10 @@ class Tracker:
             del self._unmade[number]
 
     def _say_failing(self, error: Exception) -> None:
-        reason = _first_line(error)
-        if reason != self._failing:
+        if not self._failing:
+            reason = _first_line(error)
             _say(f"{self._where} did not take a record, trying again; {self.num_waiting} wait: {reason}")
-            self._failing = reason
+            self._failing = True
 
     @property
     def _where(self) -> str:
