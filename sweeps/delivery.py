@@ -146,9 +146,6 @@ class Delivery:
             self._client.log_inputs(run_id, datasets=[_dataset_input(entry) for entry in record.datasets])
         for path, text in record.texts.items():
             self._client.log_text(run_id, text, path)
-        for key, value in record.experiment_tags.items():
-            assert self._experiment is not None
-            self._client.set_experiment_tag(self._experiment, key, value)
         if record.status == "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
         elif record.status is not None:
@@ -172,7 +169,7 @@ class Delivery:
 
     def _open_sweep(self, record: Record) -> None:
         self._sweep_id = record.tags[SWEEP_TAG]
-        self._experiment = self._experiment_id()
+        self._experiment = self._experiment_id(record.experiment_tags)
         self.sweep_run = self._find(None) or self._create(record, record.tags)
 
     def _create(self, record: Record, tags: Mapping[str, str]) -> str:
@@ -200,16 +197,18 @@ class Delivery:
         self._experiment = run.info.experiment_id
         self._sweep_id = run.data.tags[SWEEP_TAG]
 
-    def _experiment_id(self) -> str:
+    def _experiment_id(self, tags: Mapping[str, str]) -> str:
         found = self._client.get_experiment_by_name(self._study)
         if found is None:
             location = None if self._home.has_tracking_server else str(self._home.artifacts / self._study)
             try:
-                return self._client.create_experiment(self._study, artifact_location=location)
+                return self._client.create_experiment(
+                    self._study, artifact_location=location, tags=dict(tags)
+                )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                return self._experiment_id()
+                return self._experiment_id(tags)
         if found.lifecycle_stage == LifecycleStage.DELETED:
             self._client.restore_experiment(found.experiment_id)
         return found.experiment_id

@@ -45,7 +45,7 @@ class Record(BaseModel):
         folder: One whose files become the artifacts `folder_as`, if it is there still when its turn comes.
         datasets: None where the record is not about them.
         status: What the run's status becomes.
-        experiment_tags: Of the study's experiment.
+        experiment_tags: Of the study's experiment, where the record makes it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")

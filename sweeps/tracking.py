@@ -50,6 +50,13 @@ def check_tracker(home: Home) -> Check:
     Once, by the driver, before any trial: several processes at it would ruin the database.
     """
     where = f"MLflow at {masked(home.tracking_uri)}"
+    if home.tracking_uri.startswith("http") and masked(home.tracking_uri) != home.tracking_uri:
+        return Check(
+            name="tracker",
+            ok=False,
+            finding=f"{where} is given a password in its address, which would be kept and shown: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+        )
     try:
         with brief_requests():
             MlflowClient(tracking_uri=home.tracking_uri).search_experiments(max_results=1)
@@ -112,7 +119,7 @@ class Tracker:
         self._unmade: dict[int, Callable[[], dict[str, Any]]] = {}
         self._closing = threading.Event()
         self._abandoned = threading.Event()
-        self._failing = False
+        self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._send, name="tracker", daemon=True)
         self._thread.start()
 
@@ -266,17 +273,17 @@ class Tracker:
         return {number: state for number, state in states.items() if number in known}
 
     def close(self) -> bool:
-        """Sends what is left, for as long as the tracker takes some of it each minute.
+        """Sends what is left, until the tracker has taken nothing for a minute.
 
         Returns:
             Whether nothing is left. The rest waits for the study's next driver.
         """
         self._closing.set()
-        waiting, deadline = self.num_waiting, time.monotonic() + FLUSH_S
-        while self._thread.is_alive() and time.monotonic() < deadline:
+        began = time.monotonic()
+        while self._thread.is_alive():
             self._thread.join(timeout=0.1)
-            if self.num_waiting < waiting:
-                waiting, deadline = self.num_waiting, time.monotonic() + FLUSH_S
+            if self._failing_since and time.monotonic() - max(self._failing_since, began) > FLUSH_S:
+                break
         self._abandoned.set()
         if self._thread.is_alive():
             return False
@@ -316,9 +323,9 @@ class Tracker:
                 f"{self._where} refused a record for good, it is kept in refused.jsonl: {_first_line(error)}"
             )
         self._outbox.acknowledge(waiting, sweep_run=self._delivery.sweep_run)
-        if self._failing:
+        if self._failing_since is not None:
             _say(f"{self._where} takes records again")
-            self._failing = False
+            self._failing_since = None
 
     def _make_datasets(self) -> None:
         for number in list(self._unmade):
@@ -330,10 +337,10 @@ class Tracker:
             del self._unmade[number]
 
     def _say_failing(self, error: Exception) -> None:
-        if not self._failing:
+        if self._failing_since is None:
             reason = _first_line(error)
             _say(f"{self._where} did not take a record, trying again; {self.num_waiting} wait: {reason}")
-            self._failing = True
+            self._failing_since = time.monotonic()
 
     @property
     def _where(self) -> str:

@@ -331,11 +331,17 @@ def test_an_artifact_is_refused_for_good_by_its_status(status: int, refused: boo
     assert is_refused_for_good(HTTPError("no", response=response)) is refused
 
 
-def test_a_tracker_that_is_not_there_is_told_without_delay_and_without_its_password(tmp_path: Path) -> None:
-    check = check_tracker(Home.at(str(tmp_path), "http://me:s3cret@127.0.0.1:9"))
+def test_a_tracker_that_is_not_there_is_told_without_delay(tmp_path: Path) -> None:
+    check = check_tracker(Home.at(str(tmp_path), "http://127.0.0.1:9"))
     assert not check.ok
     assert check.finding.startswith("MLflow at http://127.0.0.1:9 does not answer (")
     assert check.finding.endswith("): choose another with --tracking-uri")
+
+
+def test_a_database_that_cannot_be_opened_is_told_without_its_password(tmp_path: Path) -> None:
+    check = check_tracker(Home.at(str(tmp_path), "nonsense://me:s3cret@db/mlflow"))
+    assert not check.ok
+    assert check.finding.startswith("MLflow at nonsense://db/mlflow does not answer (")
     assert "s3cret" not in check.finding
 
 
