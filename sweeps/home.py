@@ -227,8 +227,9 @@ class StudyFolder:
 
 
 def masked(text: str) -> str:
-    """A text that names an address, without the password in it."""
+    """A text that names an address, without the password or token in it."""
     text = re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
+    text = re.sub(r"(://)[^:/@\s]+@", r"\1***@", text)
     return re.sub(r"\b(password|token|sslpassword)=[^&\s]*", r"\1=***", text, flags=re.IGNORECASE)
 
 

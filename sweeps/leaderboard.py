@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from statistics import mean, stdev
 from typing import Any, Literal
 
@@ -167,36 +168,42 @@ def as_table(
         width: Of the terminal, in characters.
         symbols: Whether the terminal can show more than ASCII.
     """
-    repeated = any(row.point != row.number for row in rows)
-    leaders = {row.number for row in best_rows(rows)}
-    shown = [row for row in rows if row.standing is None or row.number in leaders][:limit]
-    states: list[str] = [row.state for row in shown]
-    columns = [
-        Column("rank", [_place(row) for row in shown], right=True),
-        Column("trial", [str(row.number) for row in shown], right=True),
-        Column("state", [state_cell(state, symbols=symbols) for state in states]),
-    ]
-    heads = short_names([objective.metric for objective in objectives])
-    for index, objective in enumerate(objectives):
-        head = heads[objective.metric] if len(objectives) > 1 else "value"
-        columns.append(Column(head, [_value_text(row, index, repeated) for row in shown], right=True))
-    if repeated:
-        seeds = [str(row.standing.num_seeds) if row.standing else "" for row in shown]
-        columns.append(Column("seeds", seeds, right=True))
-    columns += [
-        Column("epochs", [str(row.epochs or "") for row in shown], right=True),
-        Column("time", [duration(row.seconds) if row.seconds else "" for row in shown], right=True, keep=2),
-    ]
-    parameters = short_names(_params(rows))
-    for index, (name, head) in enumerate(parameters.items(), start=3):
-        columns.append(Column(head, [setting_text(row.settings.get(name)) for row in shown], keep=index))
-    if teacher is not None:
-        own = ["", "", "teacher", *(metric_text(teacher.get(objective.metric)) for objective in objectives)]
-        columns = [
-            replace(column, cells=[cell, *column.cells])
-            for column, cell in zip(columns, own + [""] * (len(columns) - len(own)), strict=True)
-        ]
+    columns = _columns(rows, objectives, teacher=teacher, limit=limit, symbols=symbols)
     return fitted_table(columns, width=width)
+
+
+def as_markdown(
+    rows: Sequence[TrialRow],
+    objectives: Sequence[Objective],
+    *,
+    teacher: Mapping[str, float] | None = None,
+    limit: int | None = None,
+) -> str:
+    """Writes the columns of `as_table`, all of them, as a table in Markdown."""
+    columns = _columns(rows, objectives, teacher=teacher, limit=limit, symbols=False)
+    lines = [[column.head for column in columns], ["--:" if column.right else "---" for column in columns]]
+    lines += [list(map(str, cells)) for cells in zip(*(column.cells for column in columns), strict=True)]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def as_html(
+    rows: Sequence[TrialRow],
+    objectives: Sequence[Objective],
+    *,
+    teacher: Mapping[str, float] | None = None,
+) -> str:
+    """Writes the columns of `as_table`, all of them, as a page."""
+    columns = _columns(rows, objectives, teacher=teacher, limit=None, symbols=False)
+    cells = [[column.head for column in columns]]
+    cells += [list(map(str, line)) for line in zip(*(column.cells for column in columns), strict=True)]
+    tags = ["th", *["td"] * (len(cells) - 1)]
+    body = "".join(
+        f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in line)}</tr>\n"
+        for tag, line in zip(tags, cells, strict=True)
+    )
+    style = "body{font:14px sans-serif}td,th{padding:2px 10px;text-align:right}th{border-bottom:1px solid}"
+    head = f'<meta charset="utf-8"><title>leaderboard</title><style>{style}</style>'
+    return f"<!doctype html>\n{head}\n<table>\n{body}</table>\n"
 
 
 def as_csv(rows: Sequence[TrialRow], objectives: Sequence[Objective]) -> str:
@@ -273,6 +280,47 @@ def as_json(
             for row in rows
         ],
     }
+
+
+def _columns(
+    rows: Sequence[TrialRow],
+    objectives: Sequence[Objective],
+    *,
+    teacher: Mapping[str, float] | None,
+    limit: int | None,
+    symbols: bool,
+) -> list[Column]:
+    """The columns of a leaderboard, with the teacher's row first where there is one."""
+    repeated = any(row.point != row.number for row in rows)
+    leaders = {row.number for row in best_rows(rows)}
+    shown = [row for row in rows if row.standing is None or row.number in leaders][:limit]
+    states: list[str] = [row.state for row in shown]
+    columns = [
+        Column("rank", [_place(row) for row in shown], right=True),
+        Column("trial", [str(row.number) for row in shown], right=True),
+        Column("state", [state_cell(state, symbols=symbols) for state in states]),
+    ]
+    heads = short_names([objective.metric for objective in objectives])
+    for index, objective in enumerate(objectives):
+        head = heads[objective.metric] if len(objectives) > 1 else "value"
+        columns.append(Column(head, [_value_text(row, index, repeated) for row in shown], right=True))
+    if repeated:
+        seeds = [str(row.standing.num_seeds) if row.standing else "" for row in shown]
+        columns.append(Column("seeds", seeds, right=True))
+    columns += [
+        Column("epochs", [str(row.epochs or "") for row in shown], right=True),
+        Column("time", [duration(row.seconds) if row.seconds else "" for row in shown], right=True, keep=2),
+    ]
+    parameters = short_names(_params(rows))
+    for index, (name, head) in enumerate(parameters.items(), start=3):
+        columns.append(Column(head, [setting_text(row.settings.get(name)) for row in shown], keep=index))
+    if teacher is not None:
+        own = ["", "", "teacher", *(metric_text(teacher.get(objective.metric)) for objective in objectives)]
+        columns = [
+            replace(column, cells=[cell, *column.cells])
+            for column, cell in zip(columns, own + [""] * (len(columns) - len(own)), strict=True)
+        ]
+    return columns
 
 
 def _params(rows: Iterable[TrialRow]) -> list[str]:

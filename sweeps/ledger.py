@@ -17,11 +17,14 @@ from sweeps.budget import Budget
 from sweeps.failures import Failure, failure_of
 from sweeps.home import StudyFolder
 from sweeps.leaderboard import State
+from sweeps.mlflow_pages import run_name
+from sweeps.outbox import DatasetRecord
+from sweeps.provenance import digests_of
 from sweeps.shelf import Shelf
 from sweeps.space import SearchSpace
 from sweeps.study import ATTEMPTS, DRIVEN, EPOCHS, INFEASIBLE, OUTCOME, run_attribute, trial_row, trial_rows
 from sweeps.terminal import SweepDisplay
-from sweeps.tracking import DatasetRecord, Tracker, flatten
+from sweeps.tracking import Tracker, flatten
 from sweeps.trial import TrialTask
 
 
@@ -97,26 +100,17 @@ class Ledger(Callback):
         return {}
 
     def reconcile(self) -> None:
-        """Brings MLflow in line with Optuna, after a driver that died between the two.
+        """Brings the records in line with Optuna, after a driver that died between the two.
 
         Every trial ends with one run, closed as the trial was: the missing are made, the open are closed.
         """
-        children = self._tracker.adopt_children()
+        recorded = self._tracker.adopt_children()
         for row in trial_rows(self._study, self._space):
-            run = children.get(row.number)
-            if run is None:
+            if row.number not in recorded:
                 config = self._space.config(row.params, seed_offset=row.seed_offset)
                 self._start_run(row.number, row.params, config)
-            elif run.info.status != "RUNNING":
-                continue
-            self._tracker.finish_trial(
-                row.number,
-                state=row.state,
-                reason=row.reason,
-                best=row.metrics,
-            )
-            if run is not None:
-                self.note_run(row.number, run.info.run_id)
+            if recorded.get(row.number) != row.state:
+                self._tracker.finish_trial(row.number, state=row.state, reason=row.reason, best=row.metrics)
 
     def open(
         self,
@@ -209,13 +203,19 @@ class Ledger(Callback):
             reason += f"; batches are now trained in {opened.task['accumulation']} portions"
         opened.attempts.append(reason)
         opened.trial.set_user_attr(ATTEMPTS, opened.attempts)
+        self._tracker.note_attempt(opened.trial.number, len(opened.attempts) + 1, reason)
         self._again.append(opened)
         self._display.note(f"trial {opened.trial.number} is begun again, {reason}")
 
     def _start_run(self, number: int, params: Mapping[str, Any], config: TrialConfig) -> None:
         self._tracker.start_trial(
             number,
-            name=run_name(number, self._space.settings_of(params), config),
+            name=run_name(
+                number,
+                student=config.student.name,
+                method=config.method.name,
+                params=self._space.settings_of(params),
+            ),
             params=flatten(config.model_dump(mode="json")) | config.equivalents(),
             tags={
                 "method": config.method.name,
@@ -224,6 +224,7 @@ class Ledger(Callback):
                 "seed": str(config.seed),
             },
             datasets=lambda: self._dataset_records(config.faces),
+            digests=lambda: digests_of(config),
             config_json=config.model_dump_json(indent=2),
         )
 
@@ -270,11 +271,3 @@ class Ledger(Callback):
         self._shelf.put(trial_row(self._study, self._space, trial.number))
         self._tracker.finish_trial(trial.number, state=state, reason=reason, best=best)
         self._display.trial_finished(trial.number, state, first, seconds)
-
-
-def run_name(number: int, params: Mapping[str, Any], config: TrialConfig) -> str:
-    """A run's name for people: its number, student and method, and two numbers that set it apart."""
-    numbers = [
-        f"{name.rsplit('.', 1)[-1]}={value:.3g}" for name, value in params.items() if isinstance(value, float)
-    ]
-    return " ".join([f"{number:03d}", config.student.name, config.method.name, *numbers[:2]])

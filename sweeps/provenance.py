@@ -5,7 +5,6 @@ import getpass
 import hashlib
 import json
 import platform
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter
 
 from distill.config import TrialConfig
 from distill.teachers import AnyTeacherSettings
+from sweeps.home import masked
 
 PACKAGES = (
     "ray",
@@ -104,11 +104,6 @@ def digests_of(config: TrialConfig) -> dict[str, str]:
         "teacher_digest": _teacher_digest(config.teacher.model_dump_json()),
         training: config.faces.training_digest(),
     }
-
-
-def masked(text: str) -> str:
-    """A text as it may be shown or kept: its addresses without a name and a password before the host."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from sweeps.budget import Budget
 from sweeps.caching import build_caches, cache_folder, tell_of_damage
 from sweeps.failures import disk_is_full
 from sweeps.home import Home, StudyFolder
-from sweeps.leaderboard import TrialRow, as_csv, rank
+from sweeps.leaderboard import TrialRow, as_csv, as_html, as_markdown, best_rows, rank
 from sweeps.ledger import Ledger
 from sweeps.nodes import check_shared_home
 from sweeps.placement import max_concurrent, place
@@ -52,6 +52,9 @@ from sweeps.terminal import SweepDisplay
 from sweeps.tracking import Tracker, check_tracker, flatten
 from sweeps.trial import trainable
 from sweeps.warm_start import require_alike, warm_start
+
+DESCRIBED = 20
+"""Trials on the page that MLflow shows of a sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +208,7 @@ class _Sweep:
         except KeyboardInterrupt:
             interrupted = True
         except InputError:  # no trial could do without
-            self._tracker.finish_sweep(status="FAILED", metrics={}, leaderboard_csv="")
+            self._tracker.finish_sweep(status="FAILED", metrics={}, leaderboard={})
             self._tracker.close()
             raise
         except Exception as error:
@@ -226,10 +229,15 @@ class _Sweep:
         ended = None if interrupted else self._what_ended_it()
         self._study.set_user_attr(ENDED, ended)
         self._hand_over_students(rows)
+        self._describe(rows, teacher)
         self._tracker.finish_sweep(
             status="KILLED" if interrupted else "FINISHED",
             metrics=self._summary(rows, teacher),
-            leaderboard_csv=as_csv(rows, self._space.objectives),
+            leaderboard={
+                "leaderboard.csv": as_csv(rows, self._space.objectives),
+                "leaderboard.md": as_markdown(rows, self._space.objectives, teacher=teacher),
+                "leaderboard.html": as_html(rows, self._space.objectives, teacher=teacher),
+            },
         )
         tracked = self._tracker.close()
         rows = rank(trial_rows(self._study, self._space), self._space.objectives, self._space.constraints)
@@ -277,6 +285,15 @@ class _Sweep:
         if ended := self._budget.search_is_over():
             return ended
         return f"all {self._space.search.num_trials} points were tried"
+
+    def _describe(self, rows: list[TrialRow], teacher: dict[str, float]) -> None:
+        """Tags the trials of the front, and puts the best on the sweep's page."""
+        if len(self._space.objectives) > 1:
+            for row in best_rows(rows):
+                on_front = row.standing is not None and row.standing.front == 0
+                self._tracker.tag_trial(row.number, pareto=str(on_front).lower())
+        table = as_markdown(rows, self._space.objectives, teacher=teacher, limit=DESCRIBED)
+        self._tracker.describe_sweep(f"{self._space.description}\n\n{table}".strip())
 
     def _hand_over_students(self, rows: list[TrialRow]) -> None:
         """Gives MLflow the students of the best trials, each once."""

@@ -24,10 +24,10 @@ from mlflow import MlflowClient
 from distill.errors import RefusedError
 from sweeps.checks import Check
 from sweeps.delivery import KIND_TAG, NOTE_TAG, SWEEP_TAG, Delivery, brief_requests, is_refused_for_good
-from sweeps.home import Home
+from sweeps.home import Home, masked
 from sweeps.mlflow_pages import VIEW, experiment_tags
 from sweeps.outbox import DatasetRecord, Outbox, Record, Waiting, now_ms
-from sweeps.provenance import Provenance, masked
+from sweeps.provenance import Provenance
 
 STUDY_TAG, STATE_TAG, REASON_TAG = "study", "state", "reason"
 RETRY_S = 2.0
@@ -233,23 +233,23 @@ class Tracker:
         state: str,
         reason: str | None = None,
         best: Mapping[str, float],
-        student: Path | None,
     ) -> None:
         """Closes a trial's child run.
 
         Args:
             best: The metrics of its best epoch, recorded under `best/`.
-            student: The folder of its best student, kept as the artifact `student`; None keeps nothing.
         """
         self._write(
             number,
             durable=True,
             metrics={f"best/{name}": value for name, value in best.items()},
             tags={STATE_TAG: state} | ({REASON_TAG: reason[:MAX_REASON]} if reason else {}),
-            folder=str(student.absolute()) if student else None,
-            folder_as="student",
             status=STATUS[state],
         )
+
+    def log_student(self, number: int, folder: Path) -> None:
+        """Keeps a trial's best student, from its folder, as the artifact `student` of its run."""
+        self._write(number, durable=True, folder=str(folder.absolute()), folder_as="student")
 
     def finish_sweep(
         self, *, status: str, metrics: Mapping[str, float], leaderboard: Mapping[str, str]

@@ -122,7 +122,7 @@ def record_sweep(home: Home, pictures: Path) -> dict[int, str]:
         reason = "stopped early after epoch 2" if state == "pruned" else None
         if number == 2:
             tracker.tag_trial(number, pareto="true", note="The **champion** of this sweep.")
-        tracker.finish_trial(number, state=state, reason=reason, best=best, student=None)
+        tracker.finish_trial(number, state=state, reason=reason, best=best)
     draw_curves(pictures / "curves.png")
     tracker.log_sweep_files(pictures, "report")
     tracker.describe_sweep(LEADERBOARD)

@@ -69,7 +69,8 @@ def record(home: Home, study: str, student: Path) -> None:
         0, name="000", params={"optimizer.lr": 0.1}, tags={}, datasets=lambda: [], config_json="{}"
     )
     tracker.log_epoch(0, epoch=1, metrics={"validation/accuracy": 0.5})
-    tracker.finish_trial(0, state="complete", best={"validation/accuracy": 0.5}, student=student)
+    tracker.finish_trial(0, state="complete", best={"validation/accuracy": 0.5})
+    tracker.log_student(0, student)
     tracker.finish_sweep(status="FINISHED", metrics={}, leaderboard={"leaderboard.csv": "rank\n"})
     assert tracker.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sweeps.provenance
-from sweeps.provenance import Provenance, masked
+from sweeps.provenance import Provenance
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -88,17 +88,4 @@ def test_a_command_line_keeps_no_password(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         sys, "argv", ["/bin/sweeps", "run", "--tracking-uri", "https://me:s3cret@host:5000/x"]
     )
-    assert Provenance.of_this_process().command == "sweeps run --tracking-uri https://host:5000/x"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("postgresql+psycopg://u:p@ss@db:5432/mlflow", "postgresql+psycopg://db:5432/mlflow"),
-        ("http://token@host", "http://host"),
-        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
-        ("mail a@b about http://host/p", "mail a@b about http://host/p"),
-    ],
-)
-def test_what_is_shown_of_an_address_has_no_name_and_password(text: str, shown: str) -> None:
-    assert masked(text) == shown
+    assert Provenance.of_this_process().command == "sweeps run --tracking-uri https://me:***@host:5000/x"

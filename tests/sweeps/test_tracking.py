@@ -1,6 +1,7 @@
 """What MLflow holds of a sweep, read back from a database of its own."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,9 @@ class Sweep:
         for epoch in range(1, epochs + 1):
             self.tracker.log_epoch(number, epoch=epoch, metrics={"validation/accuracy": epoch / 10})
         best = {"validation/accuracy": epochs / 10}
-        self.tracker.finish_trial(number, state="complete", best=best, student=student)
+        self.tracker.finish_trial(number, state="complete", best=best)
+        if student is not None:
+            self.tracker.log_student(number, student)
 
     def end(self) -> bool:
         self.tracker.finish_sweep(
@@ -98,7 +101,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Sweep]:
     sweep.tracker.note_attempt(2, 2, "the worker was lost")
     sweep.tracker.note_attempt(2, 3, "out of memory: half the batch, accumulated")
     sweep.tracker.tag_trial(2, pareto="true", note="**kept**", lineage="1")
-    sweep.tracker.finish_trial(2, state="pruned", reason="stopped early", best={}, student=None)
+    sweep.tracker.finish_trial(2, state="pruned", reason="stopped early", best={})
     pictures = root / "pictures"
     pictures.mkdir()
     (pictures / "history.png").write_bytes(b"png")
@@ -195,7 +198,7 @@ def test_a_second_driver_goes_on_in_the_same_runs(home: Home) -> None:
     assert first.tracker.close()
     second = Sweep(home)
     assert second.tracker.adopt_children() == {0: "complete", 1: "running"}
-    second.tracker.finish_trial(1, state="interrupted", best={}, student=None)
+    second.tracker.finish_trial(1, state="interrupted", best={})
     second.trial(2)
     assert second.end()
     _, parent, children = read(home)
@@ -239,7 +242,7 @@ def test_a_new_tracker_is_sent_the_whole_study(home: Home, tmp_path: Path) -> No
     sweep.trial(0)
     assert sweep.end()
     empty_database(tmp_path / "other.db")
-    elsewhere = Home(root=home.root, tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
+    elsewhere = replace(home, tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
     again = Sweep(elsewhere)
     again.trial(1)
     assert again.end()
@@ -249,7 +252,7 @@ def test_a_new_tracker_is_sent_the_whole_study(home: Home, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_two_studies_of_one_name_keep_their_trials_apart_in_one_tracker(home: Home, tmp_path: Path) -> None:
-    mine, theirs = Sweep(home), Sweep(Home(root=tmp_path / "theirs", tracking_uri=home.tracking_uri))
+    mine, theirs = Sweep(home), Sweep(replace(home, root=tmp_path / "theirs"))
     for sweep in (mine, theirs):
         sweep.trial(0)
         assert sweep.end()
@@ -285,7 +288,7 @@ def test_faces_that_cannot_be_read_any_more_are_told_in_a_tag(home: Home) -> Non
         raise FileNotFoundError("lfw.bin is gone")
 
     sweep.tracker.start_trial(0, name="0", params={}, tags={}, datasets=gone, config_json="{}")
-    sweep.tracker.finish_trial(0, state="complete", best={}, student=None)
+    sweep.tracker.finish_trial(0, state="complete", best={})
     assert sweep.end()
     assert read(home)[2][0].data.tags["datasets"] == "not known: lfw.bin is gone"
 
