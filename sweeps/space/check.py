@@ -14,6 +14,7 @@ from sweeps.space.model import SearchSpace, trial_config
 from sweeps.space.names import claim_against
 from sweeps.space.parameters import CategoricalParameter, is_number
 from sweeps.space.problems import REFUSED, KeyPath, Problem, dotted, nearest, problems_of, shown
+from sweeps.space.promotion import promotion_problems
 
 _SELECTION = "selection"
 _ENQUEUE = ("search", "enqueue")
@@ -145,13 +146,14 @@ def _check_metrics(space: SearchSpace, trials: "_Trials") -> Iterator[Problem]:
         yield Problem(("objectives", 0, "metric"), claim)
     for index, constraint in enumerate(space.constraints):
         yield from _check_metric(("constraints", index, "metric"), constraint.metric, reported, space)
-    for index, gate in enumerate(space.promotion.gates if space.promotion else ()):
-        yield from _check_metric(("promotion", "gates", index, "metric"), gate.metric, trials.gates, space)
+    if space.promotion is not None:
+        yield from promotion_problems(
+            space.promotion, space.objectives, reported=reported, measured=trials.gates
+        )
 
 
 def _check_metric(path: KeyPath, metric: str, known: list[str], space: SearchSpace) -> Iterator[Problem]:
-    ranks = path[0] != "promotion"
-    if ranks and metric.startswith("benchmark/") and space.selection != "benchmark":
+    if metric.startswith("benchmark/") and space.selection != "benchmark":
         yield Problem(path, f"must not be of the benchmark, which is for what was selected, got {metric!r}")
     elif known and metric not in known:
         yield Problem(path, f"must be a metric that is reported, got {metric!r}; {nearest(metric, known)}")

@@ -2,10 +2,16 @@
 
 from distill.config import TrialConfig
 from distill.evaluation import LATENCY
+from distill.evaluation.efficiency import BATCH_SIZES
 from distill.evaluation.verification import finest_far
 from distill.faces import AnyFacesSettings
 from distill.faces.settings import PairFacts
 from distill.training.learner import CLASSIFICATION
+
+FACES_PER_SECOND = tuple(f"efficiency/faces_per_second_batch_{size}" for size in BATCH_SIZES)
+"""Measured when a gate asks for it, on the machine of whoever promotes."""
+EXPORT = ("export/onnx_bytes", "export/onnx_min_cosine", "export/onnx_mean_cosine")
+"""Size of the exported file, and how its embeddings of the benchmark's faces lie to the student's."""
 
 _VERIFICATION = ("verification_accuracy", "verification_accuracy_std", "eer", "auc")
 _BY_GROUP = ("verification_accuracy", "shared_threshold_accuracy")
@@ -43,7 +49,8 @@ def reported_metrics(config: TrialConfig) -> list[str]:
 
 def gate_metrics(faces: AnyFacesSettings) -> list[str]:
     """Metrics that are known of a candidate for promotion, which only then meets the benchmark."""
-    return [*_verification_metrics("benchmark", faces.pair_facts("benchmark")), *_EFFICIENCY]
+    benchmark = _verification_metrics("benchmark", faces.pair_facts("benchmark"))
+    return [*benchmark, *_EFFICIENCY, *FACES_PER_SECOND, *EXPORT]
 
 
 def changes_in_training(metric: str) -> bool:
