@@ -10,6 +10,7 @@ from typing import Any
 from distill.checkpoint import StudentCard
 from distill.config import TrialConfig
 from distill.evaluation import Interval
+from sweeps.space.settings import number
 
 UNKNOWN = "not stated"
 
@@ -26,6 +27,7 @@ class Subject:
         interval, teacher_interval: 95 % of the verification accuracies on the benchmark.
         groups: Names of the benchmark's demographic groups.
         gates: What each gate said, a sentence each.
+        about: Where it comes from and who promoted it, by name.
         teacher_card: What is known of the teacher.
         generator_card: What is known of the generator of the training faces, if there is one.
         files: Size in bytes of each file that comes with the model, by name.
@@ -42,6 +44,7 @@ class Subject:
     teacher_interval: Interval
     groups: Sequence[str]
     gates: Sequence[str]
+    about: Mapping[str, str]
     teacher_card: Mapping[str, Any]
     generator_card: Mapping[str, Any]
     training_digest: str
@@ -69,6 +72,8 @@ def model_card(subject: Subject) -> str:
         _list(subject.gates) or "None was set.",
         "## Efficiency",
         _table(("measure", "value"), _efficiency(subject)),
+        "## Origin",
+        _table(("", ""), subject.about.items()),
         "## Data",
         _data(subject),
         "## Teacher",
@@ -130,9 +135,9 @@ def _other_metrics(subject: Subject) -> list[tuple[str, ...]]:
 
 def _efficiency(subject: Subject) -> list[tuple[str, str]]:
     return [
-        (name.removeprefix("efficiency/"), f"{value:,.0f}")
+        (name.removeprefix("efficiency/"), number(value))
         for name, value in subject.metrics.items()
-        if name.startswith("efficiency/")
+        if name.startswith(("efficiency/", "export/"))
     ]
 
 

@@ -18,6 +18,7 @@ METRICS = {
     "benchmark/verification_accuracy_east": 0.87,
     "benchmark/shared_threshold_accuracy_east": 0.86,
     "efficiency/parameters": 217184.0,
+    "export/onnx_min_cosine": 0.99998,
 }
 
 
@@ -42,6 +43,7 @@ def subject(**changes: Any) -> Subject:
         "teacher_interval": Interval(low=0.91, high=0.93),
         "groups": ("north", "east"),
         "gates": ["gate benchmark/eer at most 0.1 passed with 0.0876"],
+        "about": {"chosen": "the knee of the front", "why": "smaller at no cost"},
         "teacher_card": {},
         "generator_card": {},
         "training_digest": "c" * 64,
@@ -64,6 +66,8 @@ def subject(**changes: Any) -> Subject:
         "| eer | 0.0876 | 0.0976 |",
         "- gate benchmark/eer at most 0.1 passed with 0.0876",
         "| parameters | 217,184 |",
+        "| onnx_min_cosine | 0.99998 |",
+        "| why | smaller at no cost |",
         f"- digest of its weights and facts: {'a' * 64}",
         "- licence: not stated",
         "| method.resampling_coef | 0.75 |",

@@ -18,7 +18,7 @@ MAY_MEASURE_ON_IT = {
     "distill/teachers/recipe.py": "a teacher's card, after its training",
     "distill/training/loop.py": "a trial that says `selection: benchmark`",
     "sweeps/sweep.py": "whether it can be read, before a sweep",
-    "sweeps/promotion.py": "the one student that was selected",
+    "sweeps/promotion/measuring.py": "the one student that was selected",
 }
 
 
