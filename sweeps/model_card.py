@@ -135,7 +135,7 @@ def _other_metrics(subject: Subject) -> list[tuple[str, ...]]:
 
 def _efficiency(subject: Subject) -> list[tuple[str, str]]:
     return [
-        (name.removeprefix("efficiency/"), number(value))
+        (name.partition("/")[2], number(value))
         for name, value in subject.metrics.items()
         if name.startswith(("efficiency/", "export/"))
     ]

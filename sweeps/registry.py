@@ -5,6 +5,7 @@ A version is registered, described and tagged before any alias points to it: wha
 
 import getpass
 import json
+import logging
 import os
 import socket
 import time
@@ -30,6 +31,9 @@ from distill.checkpoint import CARD
 from distill.errors import InputError, RefusedError
 from sweeps.home import Home
 from sweeps.space.promotion import former_alias
+
+# It tells at length that it waits for a version, which is there at once.
+logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
 
 STATE, INCOMPLETE, COMPLETE = "state", "incomplete", "complete"
 """Tag of a version, and its values. It is incomplete until its promotion has ended."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Run
 from mlflow.exceptions import MlflowException
 
@@ -92,6 +93,7 @@ def register(
     card = model_card(_subject(candidate, verdicts, model=model, about=about))
     pack(candidate, card, folder)
     is_home = registry.uri == came.tracking_uri
+    mlflow.set_tracking_uri(registry.uri)  # a database resolves `models:/` by no other
     with registry.asking():
         registry.clear_up(model)
         experiment = came.run.info.experiment_id if is_home else _experiment(registry, came.study)
@@ -103,7 +105,7 @@ def register(
         _make_sure_of(registry, model)
         created = registry.client.create_model_version(
             model,
-            source=logged.artifact_location,
+            source=logged.model_uri,
             run_id=came.run.info.run_id if is_home else None,
             model_id=logged.model_id,
             description=card[:MAX_DESCRIPTION],
