@@ -260,8 +260,8 @@ class Registry:
                     self.client.delete_model_version(model, found.version)
 
     def _versions(self, model: str) -> list[ModelVersion]:
-        quoted = model.replace("'", "''")
-        return _every(self.client.search_model_versions, filter_string=f"name='{quoted}'")
+        quote = '"' if "'" in model else "'"
+        return _every(self.client.search_model_versions, filter_string=f"name={quote}{model}{quote}")
 
 
 def fetch_student(uri: str) -> Path:
@@ -288,8 +288,8 @@ def utc(seconds: float) -> str:
 
 def without_password(uri: str) -> str:
     """An address that may be shown: without user and password."""
-    head, at, rest = uri.rpartition("@")
-    return f"{head.partition('://')[0]}://{rest}" if at and "://" in head else uri
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
 def _registered(found: ModelVersion, aliases: dict[str, str]) -> RegisteredVersion:

@@ -1,9 +1,10 @@
 """Which trial of a study is proposed.
 
-With one objective, the first of the leaderboard. With several there is no first, but a front of trials that
-no other surpasses in every objective, and a rule that picks one of them.
+With one objective, the first of the leaderboard. With several there is no first, but a front of points that
+no other surpasses in every objective, and a rule that picks one of them. A point that was trained with
+several seeds counts by the mean of them, and its best training is proposed.
 
-N: trials of the front, M: objectives
+N: points of the front, M: objectives
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import optuna
 
 from distill.errors import InputError, RefusedError
-from sweeps.leaderboard import TrialRow, rank
+from sweeps.leaderboard import Standing, TrialRow, best_rows, rank
 from sweeps.space import BudgetRule, Objective, SearchSpace
 from sweeps.space.promotion import AnyRule
 from sweeps.study import trial_rows
@@ -36,24 +37,23 @@ def select(
     rows = trial_rows(study, space)
     if trial is not None:
         return _asked_for(study, rows, trial)
-    ranked = [row for row in rank(rows, space.objectives, space.constraints) if row.state == "complete"]
-    if not ranked:
+    points = best_rows(rank(rows, space.objectives, space.constraints))
+    if not points:
         raise RefusedError(f"study {study.study_name} has no complete trial to promote")
     match rule or (space.promotion.choose if space.promotion else None):
         case BudgetRule() as budget:
-            return _best_within(study, space, ranked, budget)
+            return _best_within(study, space, points, budget)
         case "knee":
-            front = _front(ranked, space.objectives)
+            front = _front(points)
             return front[knee(_losses(front, space.objectives))]
         case _ if len(space.objectives) > 1:
-            num_equals = len(_front(ranked, space.objectives))
             raise RefusedError(
-                f"study {study.study_name} has {len(space.objectives)} objectives and {num_equals} trials "
-                "that no other surpasses: choose by `--choose knee`, "
+                f"study {study.study_name} has {len(space.objectives)} objectives and {len(_front(points))} "
+                "points that no other surpasses: choose by `--choose knee`, "
                 "`--choose '{best: METRIC, within: [LIMIT, ...]}'`, `--trial NUMBER`, or promotion.choose in "
                 "the space"
             )
-    return ranked[0]
+    return points[0]
 
 
 def how_chosen(space: SearchSpace, *, trial: int | None, rule: AnyRule | None) -> str:
@@ -101,28 +101,38 @@ def _asked_for(study: optuna.Study, rows: Sequence[TrialRow], trial: int) -> Tri
 
 
 def _best_within(
-    study: optuna.Study, space: SearchSpace, ranked: Sequence[TrialRow], budget: BudgetRule
+    study: optuna.Study, space: SearchSpace, points: Sequence[TrialRow], budget: BudgetRule
 ) -> TrialRow:
-    decides = [objective.metric for objective in space.objectives].index(budget.best)
+    """The best of those within the budget; confirmed points come before the others, as they are ranked."""
     affordable = [
         row
-        for row in ranked
-        if all(bound.violation(row.metrics[bound.metric]) <= 0 for bound in budget.within)
+        for row in points
+        if all(b.metric in row.metrics and b.violation(row.metrics[b.metric]) <= 0 for b in budget.within)
     ]
     if not affordable:
         limits = " and ".join(map(str, budget.within))
-        raise RefusedError(f"none of the {len(ranked)} complete trials of {study.study_name} keeps {limits}")
-    return affordable[int(_losses(affordable, space.objectives)[:, decides].argmin())]
+        raise RefusedError(f"none of the {len(points)} complete points of {study.study_name} keeps {limits}")
+    alike = _as_confirmed_as_the_first(affordable)
+    decides = [objective.metric for objective in space.objectives].index(budget.best)
+    return alike[int(_losses(alike, space.objectives)[:, decides].argmin())]
 
 
-def _front(ranked: Sequence[TrialRow], objectives: Sequence[Objective]) -> list[TrialRow]:
-    """Those that no other surpasses: as good in everything and better in something."""
-    loss_NM = _losses(ranked, objectives)
-    surpassed = [bool(((loss_NM <= loss_M).all(1) & (loss_NM < loss_M).any(1)).any()) for loss_M in loss_NM]
-    return [row for row, is_surpassed in zip(ranked, surpassed, strict=True) if not is_surpassed]
+def _front(points: Sequence[TrialRow]) -> list[TrialRow]:
+    """Those that no other surpasses; of finalists alone, where there are any that were confirmed."""
+    return [row for row in _as_confirmed_as_the_first(points) if _standing(row).front == 0]
 
 
-def _losses(rows: Sequence[TrialRow], objectives: Sequence[Objective]) -> np.ndarray:
-    """What each trial has of each objective, less being better, of shape (N, M)."""
+def _as_confirmed_as_the_first(points: Sequence[TrialRow]) -> list[TrialRow]:
+    is_confirmed = _standing(points[0]).is_confirmed
+    return [row for row in points if _standing(row).is_confirmed == is_confirmed]
+
+
+def _losses(points: Sequence[TrialRow], objectives: Sequence[Objective]) -> np.ndarray:
+    """What each point has of each objective, the mean over its seeds, less being better, of shape (N, M)."""
     sign_M = [-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives]
-    return np.array([row.values for row in rows]) * sign_M
+    return np.array([_standing(row).mean for row in points]) * sign_M
+
+
+def _standing(row: TrialRow) -> Standing:
+    assert row.standing is not None, "points that completed are ranked"
+    return row.standing
