@@ -158,7 +158,7 @@ def proposed(
     settings = _changed(space.promotion, alias=alias, gates=gates, choose=choose)
     registry = Registry.of(home) if to is None else Registry.on_server(to)
     row = select(load_study(home, name), space, trial=trial, rule=settings.choose)
-    config = space.config(row.params)
+    config = space.config(row.params, seed_offset=row.seed_offset)
     _check(settings, space, config)
     with tempfile.TemporaryDirectory(prefix="promotion-") as made:
         folder = Path(made)

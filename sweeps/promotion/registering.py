@@ -18,12 +18,12 @@ from mlflow.exceptions import MlflowException
 from distill.errors import RefusedError
 from distill.faces import StyleGAN2FacesSettings
 from distill.faces.stylegan2 import read_card as read_generator_card
+from sweeps.delivery import PARENT_TAG
 from sweeps.model_card import Subject, model_card
 from sweeps.promotion.gates import Verdict
 from sweeps.promotion.measuring import Candidate
 from sweeps.promotion.packing import MODEL_CARD, pack, stamp
 from sweeps.registry import COMPLETE, GATES, INCOMPLETE, STATE, Registry, utc, who, without_password
-from sweeps.tracking import PARENT_TAG
 
 MAX_DESCRIPTION = 5_000  # characters that MLflow's databases keep of a version's description
 COMMIT_TAG = "mlflow.source.git.commit"
