@@ -11,6 +11,7 @@ from distill.evaluation.bootstrap import (
     weighted_accuracy,
     weighted_tar_at_far,
 )
+from distill.evaluation.comparison import Resampled, resampled_metrics, weighted_eer_and_auc
 from distill.evaluation.efficiency import (
     LATENCY,
     latency_of,
@@ -62,6 +63,7 @@ __all__ = [
     "NoiseFloor",
     "OpenSetPoint",
     "OperatingPoint",
+    "Resampled",
     "TenFold",
     "accuracy_interval",
     "area_under_curve",
@@ -88,6 +90,7 @@ __all__ = [
     "pair_similarity",
     "percentile_interval",
     "rank_accuracy",
+    "resampled_metrics",
     "roc",
     "static_efficiency",
     "static_efficiency_of",
@@ -96,5 +99,6 @@ __all__ = [
     "tpir_at_fpir",
     "verification_metrics",
     "weighted_accuracy",
+    "weighted_eer_and_auc",
     "weighted_tar_at_far",
 ]
