@@ -1,6 +1,7 @@
 """Commands that look at studies."""
 
 import json
+import sys
 
 import click
 
@@ -64,3 +65,27 @@ def ui(host: str, port: int, home: str | None, tracking_uri: str | None) -> None
     from sweeps.tracking import serve
 
     serve(Home.at(home, tracking_uri), host=host, port=port)
+
+
+@command
+@click.argument("name")
+@click.argument("trial", type=click.IntRange(min=0))
+@click.option("--anyway", is_flag=True, help="Go on where teacher or faces are not those of the record.")
+@HOME
+@TRACKING
+@AS_JSON
+def rerun(
+    name: str, trial: int, anyway: bool, home: str | None, tracking_uri: str | None, as_json: bool
+) -> None:
+    """Repeats TRIAL of the study NAME from its record in MLflow, and says whether the numbers agree.
+
+    Exit code 0: they do. 3: they do not, or it cannot be repeated.
+    """
+    from sweeps.home import Home
+    from sweeps.rerun import as_lines
+    from sweeps.rerun import rerun as repeat
+
+    done = repeat(Home.at(home, tracking_uri), name, trial, anyway=anyway)
+    click.echo(json.dumps(done.document(), indent=2) if as_json else "\n".join(as_lines(done)))
+    if not done.agrees:
+        sys.exit(3)
