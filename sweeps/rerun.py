@@ -1,8 +1,8 @@
 """Repeats a trial from its record alone, and says whether the numbers agree.
 
 One process trains it, with the threads that the trial had. On the same machine, with the same versions, every
-number of every epoch is then the same to the last bit; on another one rounding may differ, and several workers
-are no single process: each normalises its own part of a batch.
+number of every epoch is then the same to the last bit. On another machine rounding may differ. Several
+workers are no single process: each normalises its own part of a batch.
 """
 
 from collections.abc import Mapping
