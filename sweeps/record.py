@@ -28,7 +28,7 @@ from sweeps.tracking import PARENT_TAG, TRIAL_TAG
 COMMIT_TAG, TEACHER_TAG = "mlflow.source.git.commit", "teacher_digest"
 DIGEST_LENGTH = 36
 """Characters that MLflow keeps of a dataset's digest."""
-DIED_AGAIN = ("attempt", "note")
+NOTING = ("attempt", "accumulation", "note", "mlflow.note")
 """How tags begin that tell how a trial was begun again, or what people noted of it."""
 
 
@@ -63,11 +63,6 @@ class Record:
         """The code that trained it."""
         return self.tags.get(COMMIT_TAG)
 
-    @property
-    def notes(self) -> dict[str, str]:
-        """How it was begun again, and what people noted of it."""
-        return {name: text for name, text in sorted(self.tags.items()) if name.startswith(DIED_AGAIN)}
-
 
 def read_record(home: Home, study: str, number: int) -> Record:
     """Reads what MLflow holds of a trial.
@@ -95,7 +90,7 @@ def read_record(home: Home, study: str, number: int) -> Record:
                 for name, value in run.data.metrics.items()
                 if name.startswith("best/")
             },
-            datasets={_context(given): given.dataset.digest for given in run.inputs.dataset_inputs},
+            datasets=_datasets(run),
             teacher_digest=tags.get(TEACHER_TAG) or _digest_of_student(client, run),
             environment=environment,
             resources=ResourcesSettings.model_validate(space.get("resources", {})),
@@ -109,16 +104,26 @@ def read_record(home: Home, study: str, number: int) -> Record:
         ) from error
 
 
-def run_page(home: Home, record: Record) -> str:
+def run_page(home: Home, experiment_id: str, run_id: str) -> str:
     """The address of a trial's page in MLflow; on a database, the one that `sweeps ui` would serve."""
     root = home.tracking_uri.rstrip("/") if home.has_tracking_server else "http://127.0.0.1:5000"
-    return f"{root}/#/experiments/{record.experiment_id}/runs/{record.run_id}"
+    return f"{root}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def missing_database(home: Home) -> Path | None:
+    """The file of a home's MLflow where it does not exist: to ask MLflow would make an empty one."""
+    path = Path(home.tracking_uri.removeprefix("sqlite:///"))
+    return path if home.tracking_uri.startswith("sqlite:///") and not path.exists() else None
+
+
+def notes(tags: Mapping[str, str]) -> dict[str, str]:
+    """What a run's tags tell of how it was begun again, and of what people noted."""
+    return {name: text for name, text in sorted(tags.items()) if name.startswith(NOTING)}
 
 
 def _find(client: MlflowClient, home: Home, study: str, number: int) -> Run:
-    database = home.tracking_uri.removeprefix("sqlite:///")
-    if database != home.tracking_uri and not Path(database).exists():  # MLflow would make an empty one
-        raise InputError(f"there is no record of trial {number} of {study}, since there is no {database}")
+    if (missing := missing_database(home)) is not None:
+        raise InputError(f"there is no record of trial {number} of {study}, since there is no {missing}")
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         raise InputError(f"{home.tracking_uri} has no record of a study {study!r}")
@@ -147,8 +152,16 @@ def _digest_of_student(client: MlflowClient, run: Run) -> str | None:
     return _artifact(client, run, f"student/{CARD}")["teacher_digest"]
 
 
-def _context(given: Any) -> str:
-    return next((tag.value for tag in given.tags if tag.key == "mlflow.data.context"), given.dataset.name)
+def _datasets(run: Run) -> dict[str, str]:
+    """Digests of a run's faces, by what they were for."""
+    if run.inputs is None:
+        return {}
+    return {
+        tag.value: given.dataset.digest
+        for given in run.inputs.dataset_inputs
+        for tag in given.tags
+        if tag.key == "mlflow.data.context"
+    }
 
 
 def _line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from distill.training import train
 from sweeps.curves import learning_curves
 from sweeps.home import Home
 from sweeps.provenance import Provenance
-from sweeps.record import DIGEST_LENGTH, Record, read_record
+from sweeps.record import DIGEST_LENGTH, Record, notes, read_record
 
 CLOSE, WORKERS_APART = 1e-6, 0.05
 """Relative differences that count as agreement: of one process, and of one process from several workers."""
@@ -230,7 +230,9 @@ def _changes(record: Record) -> list[str]:
         )
     if record.resources.gpus_per_worker and not torch.cuda.is_available():
         changes.append("a GPU trained it, now a CPU did")
-    changes += [f"{name}: {text}" for name, text in record.notes.items()]
+    changes += [
+        f"{name}: {text}" for name, text in notes(record.tags).items() if name != "mlflow.note.content"
+    ]
     if record.teacher_digest is None:
         changes.append("the record does not tell which teacher it had")
     return changes

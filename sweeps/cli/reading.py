@@ -1,7 +1,10 @@
 """Commands that look at studies."""
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -70,6 +73,47 @@ def ui(host: str, port: int, home: str | None, tracking_uri: str | None) -> None
 @command
 @click.argument("name")
 @click.argument("trial", type=click.IntRange(min=0))
+@HOME
+@TRACKING
+@AS_JSON
+def show(name: str, trial: int, home: str | None, tracking_uri: str | None, as_json: bool) -> None:
+    """Explains TRIAL of the study NAME: what sets it apart, how it went, where it is."""
+    from sweeps.home import Home
+    from sweeps.show import as_text, look_at
+
+    view = look_at(Home.at(home, tracking_uri), name, trial)
+    if as_json:
+        click.echo(json.dumps(view.document(), indent=2))
+    else:
+        _print(lambda **terminal: as_text(view, **terminal))
+
+
+@command
+@click.argument("names", nargs=-1, required=True, metavar="A B [...]")
+@click.option(
+    "--benchmark", is_flag=True, help="Measure on the benchmark, which is then not unseen any more."
+)
+@HOME
+@AS_JSON
+def compare(names: tuple[str, ...], benchmark: bool, home: str | None, as_json: bool) -> None:
+    """Compares trials with the first of them, and says which differences are real.
+
+    Each is STUDY:TRIAL, STUDY for its best trial, or `teacher` for the teacher of the first trial.
+    """
+    from sweeps.compare import as_text
+    from sweeps.compare import compare as run
+    from sweeps.home import Home
+
+    comparison = run(Home.at(home), names, of="benchmark" if benchmark else "validation")
+    if as_json:
+        click.echo(json.dumps(comparison.document(), indent=2))
+    else:
+        _print(lambda **terminal: as_text(comparison, **terminal))
+
+
+@command
+@click.argument("name")
+@click.argument("trial", type=click.IntRange(min=0))
 @click.option("--anyway", is_flag=True, help="Go on where teacher or faces are not those of the record.")
 @HOME
 @TRACKING
@@ -89,3 +133,13 @@ def rerun(
     click.echo(json.dumps(done.document(), indent=2) if as_json else "\n".join(as_lines(done)))
     if not done.agrees:
         sys.exit(3)
+
+
+def _print(make: Callable[..., Any]) -> None:
+    """Prints what is made for this terminal's width and symbols; lines that a person copies stay whole."""
+    from rich.console import Console
+
+    width = shutil.get_terminal_size((120, 40)).columns
+    console = Console(width=width, highlight=False, markup=False)
+    made = make(width=width, symbols=console.encoding.lower().startswith("utf"))
+    console.print(made, soft_wrap=True)
