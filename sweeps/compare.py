@@ -400,7 +400,7 @@ def _metrics_table(comparison: Comparison, letters: list[str], *, width: int) ->
     )
     one_in = round(1 / (1 - CONFIDENCE))
     note = Text(
-        f"Intervals are over people. Of {one_in} differences that are none, about one is called real.",
+        f"Intervals are over people. One in {one_in} differences that are none is called real.",
         style="dim",
     )
     return [Group(table, note) if any(judged) else table]

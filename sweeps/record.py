@@ -11,9 +11,9 @@ from typing import Any
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-import mlflow
 import yaml
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
@@ -70,15 +70,15 @@ def read_record(home: Home, study: str, number: int) -> Record:
     Raises:
         InputError: If the tracker does not answer, has no such trial, or its record is damaged.
     """
-    # A client that lists a run's files asks for the models among them where the process says, not its own.
-    mlflow.set_tracking_uri(home.tracking_uri)
-    client = MlflowClient()
+    if (missing := missing_database(home)) is not None:
+        raise InputError(f"there is no record of trial {number} of {study}, since there is no {missing}")
     try:
+        client = MlflowClient(tracking_uri=home.tracking_uri)
         run = _find(client, home, study, number)
         parent = client.get_run(run.data.tags[PARENT_TAG])
-        config = TrialConfig.model_validate(_artifact(client, run, "config.json"))
-        space = _artifact(client, parent, "space.yaml")
-        environment = _artifact(client, parent, "environment.json")
+        config = TrialConfig.model_validate(_artifact(home, run, "config.json"))
+        space = _artifact(home, parent, "space.yaml")
+        environment = _artifact(home, parent, "environment.json")
         tags = {**parent.data.tags, **run.data.tags}
         return Record(
             run_id=run.info.run_id,
@@ -91,7 +91,7 @@ def read_record(home: Home, study: str, number: int) -> Record:
                 if name.startswith("best/")
             },
             datasets=_datasets(run),
-            teacher_digest=tags.get(TEACHER_TAG) or _digest_of_student(client, run),
+            teacher_digest=tags.get(TEACHER_TAG) or _digest_of_student(home, run),
             environment=environment,
             resources=ResourcesSettings.model_validate(space.get("resources", {})),
             scheduler=space.get("scheduler", {}).get("name", "none"),
@@ -122,8 +122,6 @@ def notes(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _find(client: MlflowClient, home: Home, study: str, number: int) -> Run:
-    if (missing := missing_database(home)) is not None:
-        raise InputError(f"there is no record of trial {number} of {study}, since there is no {missing}")
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         raise InputError(f"{home.tracking_uri} has no record of a study {study!r}")
@@ -138,18 +136,23 @@ def _find(client: MlflowClient, home: Home, study: str, number: int) -> Run:
     return runs[0]
 
 
-def _artifact(client: MlflowClient, run: Run, name: str) -> Any:
+def _artifact(home: Home, run: Run, name: str) -> Any:
     """A file of a run, in JSON or YAML."""
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(client.download_artifacts(run.info.run_id, name, folder)).read_text(encoding="utf-8")
+        # By its address: a client would remember for the life of the process where a run's files were.
+        path = download_artifacts(
+            artifact_uri=f"{run.info.artifact_uri}/{name}", dst_path=folder, tracking_uri=home.tracking_uri
+        )
+        text = Path(path).read_text(encoding="utf-8")
     return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
 
 
-def _digest_of_student(client: MlflowClient, run: Run) -> str | None:
+def _digest_of_student(home: Home, run: Run) -> str | None:
     """The teacher that the trial's student names, where the student was kept."""
-    if not client.list_artifacts(run.info.run_id, "student"):
+    try:
+        return _artifact(home, run, f"student/{CARD}")["teacher_digest"]
+    except (MlflowException, OSError):
         return None
-    return _artifact(client, run, f"student/{CARD}")["teacher_digest"]
 
 
 def _datasets(run: Run) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 import functools
 import shutil
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,15 @@ RATES = (3e-3, 2e-4, 1e-3)
 
 
 def copied(root: Path, to: Path) -> Home:
-    """A copy of the home that `built` keeps in `root`, to be changed at will."""
-    return Home.at(str(shutil.copytree(built(root).root, to)))
+    """A copy of the home that `built` keeps in `root`, to be changed at will, its files in MLflow too."""
+    former = built(root).root
+    home = Home.at(str(shutil.copytree(former, to)))
+    with closing(sqlite3.connect(home.root / "mlflow.db")) as database, database:
+        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+            database.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(former), str(home.root))
+            )
+    return home
 
 
 @functools.cache
