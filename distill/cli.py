@@ -185,6 +185,105 @@ def evaluate(
         click.echo(f"{data} holds pairs of one kind only: what needs both is undefined", err=True)
 
 
+UNALIGNED = "faces are taken as they are: they must be aligned as the model's training faces were"
+MODEL = click.option(
+    "--model", required=True, help="A student's folder, an .onnx or .pt2 file, or models:/NAME@ALIAS."
+)
+SIZE = click.option(
+    "--size", "size_px", type=click.IntRange(min=1), help="Side of the faces, for a file that hides it."
+)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@MODEL
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="A .npy, .csv or .json file. [default: JSON on stdout]"
+)
+@click.option("--raw", is_flag=True, help="Leave embeddings as long as they are. [default: unit length]")
+@click.option("--batch", "batch_size", type=click.IntRange(min=1), default=128, show_default=True)
+@SIZE
+@guarded
+def embed(
+    images: tuple[Path, ...], model: str, out: Path | None, raw: bool, batch_size: int, size_px: int | None
+) -> None:
+    """Embeds IMAGES, files or folders of them.
+
+    Faces must be aligned as the model's training faces were: none is looked for or turned. Of an image of
+    another size the largest square in the middle is resized.
+    """
+    from distill.embedding import check_output, document, embed_files, image_files, write_embeddings
+    from distill.models import load_model
+
+    if out is not None:
+        check_output(out)
+    files = image_files(images)
+    loaded = load_model(model, size_px=size_px)
+    click.echo(UNALIGNED, err=True)
+    embedding_ND = embed_files(loaded.network, files, size_px=loaded.size_px, raw=raw, batch_size=batch_size)
+    if out is None:
+        click.echo(json.dumps(document(files, embedding_ND)))
+        return
+    write_embeddings(out, files, embedding_ND)
+    length = "as long as they came" if raw else "of unit length"
+    click.echo(f"wrote {len(files):,} embeddings of {embedding_ND.shape[1]} numbers, {length}, to {out}")
+
+
+@main.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@MODEL
+@click.option(
+    "--far",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=1e-3,
+    show_default=True,
+    help="False accept rate of the threshold, a fraction.",
+)
+@click.option(
+    "--data",
+    help="Verification pairs, as for `distill evaluate`, that the threshold is measured on. [default: the "
+    "embedded world's benchmark, for its students]",
+)
+@PAIRS
+@SIZE
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@guarded
+def verify(
+    first: Path,
+    second: Path,
+    model: str,
+    far: float,
+    data: str | None,
+    pairs_file: Path | None,
+    size_px: int | None,
+    as_json: bool,
+) -> None:
+    """Says whether the images FIRST and SECOND are of one person.
+
+    Faces must be aligned as the model's training faces were: none is looked for or turned.
+    """
+    from distill.models import load_model, named_pairs
+    from distill.verify import usual_pairs
+    from distill.verify import verify as run
+
+    loaded = load_model(model, size_px=size_px)
+    pairs = named_pairs(data or usual_pairs(model, loaded), pairs_file, loaded)
+    click.echo(UNALIGNED, err=True)
+    found = run(loaded.network, first, second, pairs=pairs, far=far, size_px=loaded.size_px)
+    if as_json:
+        click.echo(json.dumps({"model": model, "sha256": loaded.sha256, **found.document()}, indent=2))
+        return
+    click.echo(f"similarity {found.similarity:.4f}")
+    click.echo(
+        f"threshold  {found.threshold:.4f}, which {found.far:.2g} of {found.num_impostors:,} impostor pairs "
+        f"and {found.tar:.1%} of the genuine pairs of {found.pairs} exceed"
+    )
+    if not found.is_sure_of_threshold:
+        click.echo("few impostor pairs set that threshold: with others it might be another")
+    click.echo("the same person" if found.same_person else "not the same person")
+
+
 @main.command()
 @click.argument("model")
 @click.option(
