@@ -185,7 +185,7 @@ def evaluate(
         click.echo(f"{data} holds pairs of one kind only: what needs both is undefined", err=True)
 
 
-UNALIGNED = "faces are taken as they are: they must be aligned as the model's training faces were"
+UNALIGNED = "no face is looked for: images must be aligned as the training faces were"
 MODEL = click.option(
     "--model", required=True, help="A student's folder, an .onnx or .pt2 file, or models:/NAME@ALIAS."
 )
@@ -276,8 +276,8 @@ def verify(
         return
     click.echo(f"similarity {found.similarity:.4f}")
     click.echo(
-        f"threshold  {found.threshold:.4f}, which {found.far:.2g} of {found.num_impostors:,} impostor pairs "
-        f"and {found.tar:.1%} of the genuine pairs of {found.pairs} exceed"
+        f"threshold  {found.threshold:.4f}: accepts {found.far:.2g} of {found.num_impostors:,} impostor pairs, "
+        f"{found.tar:.1%} of genuine ones"
     )
     if not found.is_sure_of_threshold:
         click.echo("few impostor pairs set that threshold: with others it might be another")

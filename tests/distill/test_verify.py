@@ -128,7 +128,7 @@ def test_the_command_says_similarity_threshold_and_verdict(student: Path, faces:
     assert done.exit_code == 0, done.output
     similarity, threshold, unsure, verdict = done.stdout.splitlines()
     assert similarity == "similarity 1.0000"
-    assert threshold.endswith("of the genuine pairs of validation exceed")
+    assert threshold.endswith("% of genuine ones")
     assert unsure.startswith("few impostor pairs set that threshold")
     assert verdict == "the same person"
     assert "must be aligned" in done.stderr
