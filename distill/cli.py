@@ -276,8 +276,8 @@ def verify(
         return
     click.echo(f"similarity {found.similarity:.4f}")
     click.echo(
-        f"threshold  {found.threshold:.4f}: accepts {found.far:.2g} of {found.num_impostors:,} impostor pairs, "
-        f"{found.tar:.1%} of genuine ones"
+        f"threshold  {found.threshold:.4f}: accepts {found.far:.2g} of {found.num_impostors:,} impostor "
+        f"pairs, {found.tar:.1%} of genuine ones"
     )
     if not found.is_sure_of_threshold:
         click.echo("few impostor pairs set that threshold: with others it might be another")

@@ -36,7 +36,7 @@ class Setting:
     """A setting that is this trial's own.
 
     Attributes:
-        drawn: The value that was drawn; None where it follows from something else.
+        drawn: What was drawn, of a ratio the ratio; None where it follows from something else.
         set: The value that it was trained with.
         base: What the study's trials have where nothing is drawn.
         best: What the best trial of the study was trained with.
@@ -219,12 +219,12 @@ def _asked_of_mlflow(
 def _settings(space: SearchSpace, row: TrialRow, best: TrialRow | None) -> list[Setting]:
     base, own = _base(space), resolved(space, row)
     of_best = {} if best is None else resolved(space, best)
-    names = [*row.params, *(["seed"] if row.seed_offset and "seed" not in row.params else [])]
+    names = [*row.settings, *(["seed"] if row.seed_offset and "seed" not in row.settings else [])]
     return [
         Setting(
             name=name,
             drawn=row.params.get(name),
-            set=own.get(name, row.params.get(name)),
+            set=row.settings.get(name, own.get(name)),
             base=base.get(name, space.fixed(name)),
             best=of_best.get(name),
         )
@@ -258,14 +258,14 @@ def _settings_table(view: TrialView, *, width: int, symbols: bool) -> Renderable
     del symbols
     if not view.settings:
         return None
-    shown = [setting.drawn if setting.drawn is not None else setting.set for setting in view.settings]
     columns = [
         Column("parameter", [setting.name for setting in view.settings]),
-        Column("this", [setting_text(value) for value in shown]),
+        Column("this", [setting_text(setting.set) for setting in view.settings]),
         Column("base", [_differing(s.base, s.set) for s in view.settings]),
     ]
-    if any(s.set != s.drawn for s in view.settings if s.drawn is not None):
-        columns.append(Column("as set", [_differing(s.set, s.drawn) for s in view.settings], keep=2))
+    if any(s.drawn not in (None, s.set) for s in view.settings):
+        drawn = ["" if s.drawn == s.set else setting_text(s.drawn) for s in view.settings]
+        columns.append(Column("as drawn", drawn, keep=2))
     if view.best not in (None, view.row.number):
         best = [_differing(s.best, s.set) for s in view.settings]
         columns.append(Column(f"best (trial {view.best})", best, keep=1))
