@@ -21,9 +21,9 @@ from pydantic import ValidationError
 from distill.checkpoint import CARD
 from distill.config import TrialConfig
 from distill.errors import InputError
+from sweeps.delivery import PARENT_TAG, TRIAL_TAG
 from sweeps.home import Home
 from sweeps.space import ResourcesSettings
-from sweeps.tracking import PARENT_TAG, TRIAL_TAG
 
 COMMIT_TAG, TEACHER_TAG = "mlflow.source.git.commit", "teacher_digest"
 DIGEST_LENGTH = 36

@@ -305,7 +305,7 @@ def test_a_tracker_that_is_away_past_the_end_costs_the_flush_and_no_record(
     assert sweep.tracker.num_waiting == 7
     said = capsys.readouterr().out
     assert said.count("did not take a record") == 1
-    assert "http://127.0.0.1:9" in said
+    assert "http://me:***@127.0.0.1:9" in said
     assert "s3cret" not in said
 
 
@@ -344,7 +344,7 @@ def test_a_tracker_that_is_not_there_is_told_without_delay(tmp_path: Path) -> No
 def test_a_database_that_cannot_be_opened_is_told_without_its_password(tmp_path: Path) -> None:
     check = check_tracker(Home.at(str(tmp_path), "nonsense://me:s3cret@db/mlflow"))
     assert not check.ok
-    assert check.finding.startswith("MLflow at nonsense://db/mlflow does not answer (")
+    assert check.finding.startswith("MLflow at nonsense://me:***@db/mlflow does not answer (")
     assert "s3cret" not in check.finding
 
 
