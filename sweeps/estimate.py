@@ -7,13 +7,11 @@ import statistics
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 
 from distill.config import TrialConfig
 from distill.methods import LabelledSettings
-from distill.settings import override
 from distill.training.loop import Trainer
 from distill.training.parts import frozen_parts
 from distill.training.process import Process
@@ -66,8 +64,7 @@ def measure(config: TrialConfig, *, num_threads: int, num_workers: int = 1) -> M
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    settings = config.model_dump(mode="json")
-    process = context.Process(target=_measure, args=(there, settings, num_threads, num_workers), daemon=True)
+    process = context.Process(target=_measure, args=(there, config, num_threads, num_workers), daemon=True)
     process.start()
     there.close()
     try:
@@ -82,12 +79,11 @@ def measure(config: TrialConfig, *, num_threads: int, num_workers: int = 1) -> M
         here.close()
 
 
-def _measure(answer: Connection, settings: dict[str, Any], num_threads: int, num_workers: int) -> None:
+def _measure(answer: Connection, config: TrialConfig, num_threads: int, num_workers: int) -> None:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         try:
-            config = _shortened(TrialConfig.model_validate(settings), num_workers)
             torch.set_num_threads(num_threads)
-            answer.send(_timed(config, num_threads))
+            answer.send(_timed(_shortened(config, num_workers), num_threads))
         except Exception as error:  # whatever files and networks of the user's raise
             answer.send(f"a trial does not start here ({' '.join(str(error).split())})")
 
@@ -115,13 +111,10 @@ def _timed(config: TrialConfig, num_threads: int) -> Measurement:
 def _shortened(config: TrialConfig, num_workers: int) -> TrialConfig:
     """The same trial with epochs of one step, on a worker's share of a batch, and a set of a few classes."""
     share = max(1, config.training.batch_size // num_workers)
-    values: dict[str, Any] = {
-        "training.batch_size": share,
-        "training.faces_per_epoch": share,
-        "training.epochs": 10**6,
-    }
+    one_step = {"batch_size": share, "faces_per_epoch": share, "epochs": 10**6}
     method = config.method
     if isinstance(method, LabelledSettings) and config.faces.draws:
-        fewest = -(-max(IMAGES, 2 * share) // method.fewest_images_per_class())
-        values["method.num_classes"] = min(method.num_classes, max(fewest, share))
-    return TrialConfig.model_validate(override(config.model_dump(mode="json"), values))
+        enough = max(share, -(-max(IMAGES, 2 * share) // method.fewest_images_per_class()))
+        method = method.model_copy(update={"num_classes": min(method.num_classes, enough)})
+    training = config.training.model_copy(update=one_step)
+    return config.model_copy(update={"training": training, "method": method})
