@@ -29,6 +29,7 @@ STOP_TIMEOUT_S = 30
 @click.option("--teacher-from", "taught_by", metavar="STUDY", help="Its best student is the teacher.")
 @HOME
 @TRACKING
+@STORAGE
 @ADDRESS
 @AS_JSON
 def run(
@@ -39,6 +40,7 @@ def run(
     taught_by: str | None,
     home: str | None,
     tracking_uri: str | None,
+    storage: str | None,
     address: str | None,
     as_json: bool,
 ) -> None:
@@ -46,7 +48,7 @@ def run(
     from sweeps.home import Home
     from sweeps.space import load_space
 
-    place = Home.at(home, tracking_uri)
+    place = Home.at(home, tracking_uri, storage)
     values = _assignments(overrides) | ({"search.num_trials": str(trials)} if trials else {})
     if taught_by is not None:
         from sweeps.chain import teacher_from
@@ -66,15 +68,23 @@ def run(
 @click.argument("name")
 @HOME
 @TRACKING
+@STORAGE
 @ADDRESS
 @AS_JSON
-def resume(name: str, home: str | None, tracking_uri: str | None, address: str | None, as_json: bool) -> None:
+def resume(
+    name: str,
+    home: str | None,
+    tracking_uri: str | None,
+    storage: str | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
     """Goes on with the study NAME where its last driver left it."""
     from sweeps.home import Home
     from sweeps.space import SearchSpace
     from sweeps.study import read_space
 
-    place = Home.at(home, tracking_uri)
+    place = Home.at(home, tracking_uri, storage)
     space: SearchSpace = read_space(place, name)
 
     def drive(display: Any) -> Any:
@@ -133,13 +143,14 @@ def doctor(
 @command
 @click.argument("name")
 @HOME
-def stop(name: str, home: str | None) -> None:
+@STORAGE
+def stop(name: str, home: str | None, storage: str | None) -> None:
     """Ends the sweep that drives the study NAME on this machine, as Ctrl-C would."""
     from distill.errors import RefusedError
     from sweeps.home import Home
     from sweeps.study import load_study
 
-    place = Home.at(home)
+    place = Home.at(home, storage=storage)
     load_study(place, name)
     folder = place.study(name)
     if (driver := folder.read_driver()) is None:
