@@ -31,7 +31,7 @@ STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Home:
     """The folder that holds every study, the tracking server that its runs go to, and Optuna's storage.
 
-    Neither of the addresses is ever written to a file, and both may hold a password: see `masked`.
+    Both addresses may hold a password, which is written to no file and shown nowhere: see `masked`.
 
     Attributes:
         root: Absolute path of the folder.
