@@ -15,7 +15,7 @@ VIEW = "trials"
 MAX_COLUMNS = 6
 
 
-def experiment_tags(study: str, space: Mapping[str, Any]) -> dict[str, str]:
+def experiment_tags(space: Mapping[str, Any]) -> dict[str, str]:
     """The tags of a study's experiment that MLflow's pages read.
 
     Args:
@@ -24,11 +24,16 @@ def experiment_tags(study: str, space: Mapping[str, Any]) -> dict[str, str]:
     metrics = [objective["metric"] for objective in space["objectives"]]
     parameters = list(space.get("parameters", {}))
     return {
-        "mlflow.note.content": _description(study, space, metrics, parameters),
+        "mlflow.note.content": _description(space, metrics, parameters),
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.experiment.primaryMetric.name": f"best/{metrics[0]}",
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(metrics, parameters)),
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(space["objectives"][0], metrics, parameters)),
     }
+
+
+def trials_page(experiment_id: str) -> str:
+    """Where MLflow shows a study's trials with these columns, below its address."""
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def run_name(number: int, *, student: str, method: str, params: Mapping[str, Any]) -> str:
@@ -42,32 +47,37 @@ def run_name(number: int, *, student: str, method: str, params: Mapping[str, Any
     return " ".join([f"{number:03d}", student, method, *numbers[:2]])
 
 
-def _description(
-    study: str, space: Mapping[str, Any], metrics: Sequence[str], parameters: Sequence[str]
-) -> str:
-    goals = [f"{goal['direction']}s `{goal['metric']}`" for goal in space["objectives"]]
+def _description(space: Mapping[str, Any], metrics: Sequence[str], parameters: Sequence[str]) -> str:
+    """In Markdown; the list of experiments shows it plain."""
+    goals = [
+        f"{goal['direction']}s {metric}" for goal, metric in zip(space["objectives"], metrics, strict=True)
+    ]
     lines = [
-        f"**{study}**: a sweep that {' and '.join(goals)}.",
+        f"A sweep that {' and '.join(goals)}.",
         space.get("description") or "",
-        "One child run a trial; `best/` holds what its best epoch measured. Searched: "
-        + (", ".join(f"`{name}`" for name in parameters) or "nothing")
-        + ".",
-        "Filter with `tags.state = 'complete'`, `tags.pareto = 'true'`, `tags.student = '...'`, "
-        "`tags.method = '...'`.",
+        f"Searched: {', '.join(parameters) or 'nothing'}.",
+        "One child run a trial; best/ holds what its best epoch measured. Filter with "
+        "`tags.state = 'complete'`, `tags.pareto = 'true'`, `tags.student = '...'`, `tags.method = '...'`.",
     ]
     return "\n\n".join(line for line in lines if line)
 
 
-def _view(metrics: Sequence[str], parameters: Sequence[str]) -> dict[str, Any]:
-    columns = [
-        *(f"metrics.`best/{metric}`" for metric in metrics),
-        *(f"params.`{name}`" for name in parameters[:MAX_COLUMNS]),
-        "tags.`state`",
-        "attributes.`Dataset`",
-        "attributes.`Models`",
-    ]
+def _view(first: Mapping[str, Any], metrics: Sequence[str], parameters: Sequence[str]) -> dict[str, Any]:
+    """The table of runs, best first, with what tells trials apart before what MLflow knows of every run."""
+    widths = {
+        "attributes.`Run Name`": 340,
+        **{f"metrics.`best/{metric}`": max(120, 8 * len(f"best/{metric}")) for metric in metrics},
+        **{f"params.`{name}`": max(90, 8 * len(name)) for name in parameters[:MAX_COLUMNS]},
+        "tags.`state`": 90,
+        "attributes.`Models`": 170,
+        "runDateAndNestInfo": 140,
+        "duration": 90,
+    }
     return {
         "orderByKey": f"metrics.`best/{metrics[0]}`",
-        "orderByAsc": False,
-        "selectedColumns": columns,
+        "orderByAsc": first["direction"] == "minimize",
+        "selectedColumns": [name for name in widths if name.startswith(("metrics", "params", "tags"))]
+        + ["attributes.`Models`"],
+        "columnOrder": list(widths),
+        "columnWidths": widths,
     }

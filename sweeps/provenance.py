@@ -59,7 +59,7 @@ class Provenance:
     @property
     def difference_digest(self) -> str:
         """Names the difference."""
-        return hashlib.sha256(self.difference.encode()).hexdigest()[:16]
+        return _short_digest(self.difference)
 
     @property
     def environment_json(self) -> str:
@@ -73,7 +73,7 @@ class Provenance:
             "mlflow.source.type": "LOCAL",
             "mlflow.user": getpass.getuser(),
             "uncommitted": str(bool(self.difference)).lower(),
-            "environment_digest": hashlib.sha256(self.environment_json.encode()).hexdigest(),
+            "environment_digest": _short_digest(self.environment_json),
         }
         if self.commit:
             tags["mlflow.source.git.commit"] = self.commit
@@ -109,6 +109,10 @@ def digests_of(config: TrialConfig) -> dict[str, str]:
 @functools.cache
 def _teacher_digest(settings_json: str) -> str:
     return _TEACHER.validate_json(settings_json).load().digest
+
+
+def _short_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _difference() -> str:

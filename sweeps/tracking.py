@@ -25,7 +25,7 @@ from distill.errors import RefusedError
 from sweeps.checks import Check
 from sweeps.delivery import KIND_TAG, NOTE_TAG, SWEEP_TAG, Delivery, brief_requests, is_refused_for_good
 from sweeps.home import Home, masked
-from sweeps.mlflow_pages import VIEW, experiment_tags
+from sweeps.mlflow_pages import experiment_tags, trials_page
 from sweeps.outbox import DatasetRecord, Outbox, Record, Waiting, now_ms
 from sweeps.provenance import Provenance
 
@@ -116,6 +116,7 @@ class Tracker:
         self._outbox = Outbox(home.study(study).root)
         self._delivery = Delivery(home, study=study, sweep_run=self._outbox.sweep_run, on_run=on_run)
         self._provenance: Provenance | None = None
+        self._objectives: list[str] = []
         self._unmade: dict[int, Callable[[], dict[str, Any]]] = {}
         self._closing = threading.Event()
         self._abandoned = threading.Event()
@@ -141,13 +142,13 @@ class Tracker:
     @property
     def page(self) -> str | None:
         """Where MLflow shows the trials, below its address; None until the tracker has the sweep."""
-        if self.experiment_id is None:
-            return None
-        return f"#/experiments/{self.experiment_id}/runs?viewStateShareKey={VIEW}"
+        return None if self.experiment_id is None else trials_page(self.experiment_id)
 
     def start_sweep(self, *, space_yaml: str, params: Mapping[str, Any], provenance: Provenance) -> None:
         """Opens the sweep's run, or opens it again."""
         self._provenance = provenance
+        space = yaml.safe_load(space_yaml)
+        self._objectives = [objective["metric"] for objective in space["objectives"]]
         first = next((record for record in self._outbox.history() if record.run is None), None)
         opening = first or Record(
             run=None,
@@ -161,7 +162,7 @@ class Tracker:
                 **provenance.tags(),
             },
             texts={"space.yaml": space_yaml, "environment.json": provenance.environment_json},
-            experiment_tags=experiment_tags(self._study, yaml.safe_load(space_yaml)),
+            experiment_tags=experiment_tags(space),
         )
         # What a resumed sweep was begun with stands: it is said again, in case that it never arrived.
         texts = opening.texts | provenance.difference_file()
@@ -196,7 +197,9 @@ class Tracker:
 
     def log_epoch(self, number: int, *, epoch: int, metrics: Mapping[str, float]) -> None:
         """Records one epoch's metrics, all in one call."""
-        self._write(number, metrics=dict(metrics), step=epoch)
+        # MLflow's page of comparison shows the metric that it met first.
+        leading = {name: metrics[name] for name in self._objectives if name in metrics}
+        self._write(number, metrics=leading | dict(metrics), step=epoch)
 
     def note_attempt(self, number: int, attempt: int, reason: str) -> None:
         """Says that a trial was begun again.

@@ -181,13 +181,15 @@ def test_the_sweep_shows_its_leaderboard_and_pictures(swept: tuple[Home, Sweep])
 def test_the_experiment_says_what_it_is_and_which_columns_to_show(swept: tuple[Home, Sweep]) -> None:
     client, parent, _ = read(swept[0])
     tags = client.get_experiment(parent.info.experiment_id).tags
-    assert "maximizes `validation/accuracy`" in tags["mlflow.note.content"]
+    assert "maximizes validation/accuracy" in tags["mlflow.note.content"]
     view = json.loads(tags["mlflow.sharedViewState.trials"])
     assert view["orderByKey"] == "metrics.`best/validation/accuracy`"
     assert "params.`optimizer.lr`" in view["selectedColumns"]
-    assert swept[1].tracker.page == (
-        f"#/experiments/{parent.info.experiment_id}/runs?viewStateShareKey=trials"
-    )
+    assert view["orderByAsc"] is False
+    page = swept[1].tracker.page
+    assert page is not None
+    assert page.startswith(f"#/experiments/{parent.info.experiment_id}/runs?")
+    assert page.endswith("viewStateShareKey=trials")
 
 
 @pytest.mark.slow
