@@ -3,7 +3,8 @@
 Otroshi Shahreza et al., "SynthDistill: Face Recognition with Knowledge Distillation from Synthetic
 Data", IJCB 2023. https://arxiv.org/abs/2308.14852
 
-B: this process's share of the batch, Z and W: widths of the generator's two latents, D: embedding
+B: this process's share of the batch, Z and W: widths of the generator's two latents, D: embedding,
+Q: quantiles
 """
 
 from typing import Any, ClassVar, Literal
@@ -18,6 +19,9 @@ from distill.losses.gather import gather
 from distill.methods.base import Batch, Method, MethodContext, MethodSettings
 
 Resampling = Literal["adaptive_w", "constant_w", "adaptive_z", "inverted_w", "off"]
+
+QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+"""Quantiles of a batch that are observed beside its mean, by the ending of their names."""
 
 
 def resampling_radius(similarity_B: Tensor, *, resampling: Resampling, resampling_coef: float) -> Tensor:
@@ -62,6 +66,8 @@ class SynthDistill(Method):
         self._batch_size = context.batch_size
         self._rows = context.shard.rows(context.batch_size)
         self._device = context.device
+        # Made once: each making would have a GPU wait for the CPU.
+        self._quantile_Q = torch.tensor(list(QUANTILES.values()), device=context.device)
         self._exploring = torch.Generator().manual_seed(2 * context.seed)
         self._varying = torch.Generator().manual_seed(2 * context.seed + 1)
         self._explored_z: Tensor | None = None
@@ -78,13 +84,18 @@ class SynthDistill(Method):
         return Batch(images=self._generator.synthesis(w_BW, noise_B=noise_B))
 
     def observe(self, *, student_BD: Tensor, teacher_BD: Tensor) -> dict[str, Tensor]:
+        """The similarity of both networks and, after an exploring step, the radius of the next one.
+
+        Each by its mean and by its `QUANTILES` over this process's share of the batch. Averaged over an
+        epoch, these are means of quantiles, a little closer together than the quantiles of all its faces.
+        """
         similarity_B = F.cosine_similarity(student_BD.detach(), teacher_BD)
-        scalars = {"similarity": similarity_B.mean()}
+        scalars = self._spread("similarity", similarity_B)
         if self._explored_z is not None and self._resampling != "off":
             self._radius_B = resampling_radius(
                 similarity_B, resampling=self._resampling, resampling_coef=self._resampling_coef
             )
-            scalars["resampling_radius"] = self._radius_B.mean()
+            scalars |= self._spread("resampling_radius", self._radius_B)
         return scalars
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,6 +114,12 @@ class SynthDistill(Method):
             None if state[name] is None else state[name][self._rows].to(self._device)
             for name in ("explored_z", "radius")
         )
+
+    def _spread(self, name: str, value_B: Tensor) -> dict[str, Tensor]:
+        """The mean under `name`, and the quantiles under `name_p10` and so on. They stay on the device."""
+        quantile_Q = torch.quantile(value_B, self._quantile_Q)
+        ends = {f"{name}_{end}": value for end, value in zip(QUANTILES, quantile_Q.unbind(), strict=True)}
+        return {name: value_B.mean(), **ends}
 
     def _draw(self, width: int, rng: torch.Generator) -> Tensor:
         return torch.randn(self._batch_size, width, generator=rng)[self._rows].to(self._device)

@@ -145,3 +145,27 @@ def test_continues_exactly_where_it_stopped(
 def test_the_batch_must_share_out_evenly(generator: FaceGenerator) -> None:
     with pytest.raises(ValueError, match=r"batch_size must be a multiple of the 3 workers, got 8"):
         method_of(generator, shard=Shard(rank=0, world_size=3))
+
+
+def test_both_distributions_are_observed_by_their_mean_and_quantiles() -> None:
+    method = method_of(RecordingGenerator(), resampling_coef=0.5)
+    student_BD, teacher_BD = embeddings(method.next_batch().images)
+    explored = method.observe(student_BD=student_BD, teacher_BD=teacher_BD)
+    cosines = sorted(F.cosine_similarity(student_BD, teacher_BD).tolist())
+    # Linear between the sorted values of 8 faces, whose places are 0 to 7 sevenths.
+    expected = {"p10": 0.7, "p50": 3.5, "p90": 6.3}
+    for end, place in expected.items():
+        below, share = int(place), place % 1
+        cosine = (1 - share) * cosines[below] + share * cosines[below + 1]
+        assert explored[f"similarity_{end}"].item() == pytest.approx(cosine, abs=1e-5)
+        assert explored[f"resampling_radius_{end}"].item() == pytest.approx(0.5 * (cosine + 1) / 2, abs=1e-5)
+    method.next_batch()
+    varied = method.observe(student_BD=student_BD, teacher_BD=teacher_BD)
+    assert not any(name.startswith("resampling_radius") for name in varied)
+
+
+def test_without_resampling_only_the_similarity_is_observed() -> None:
+    method = method_of(RecordingGenerator(), resampling="off")
+    student_BD, teacher_BD = embeddings(method.next_batch().images)
+    names = set(method.observe(student_BD=student_BD, teacher_BD=teacher_BD))
+    assert names == {"similarity", "similarity_p10", "similarity_p50", "similarity_p90"}
