@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -55,6 +56,27 @@ def leaderboard(name: str, form: str, home: str | None) -> None:
     from sweeps.report import leaderboard_text
 
     click.echo(leaderboard_text(Home.at(home), name, form=form), nl=False)
+
+
+@command
+@click.argument("name")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where to. [default: report in the study's folder]",
+)
+@HOME
+@TRACKING
+def report(name: str, out: Path | None, home: str | None, tracking_uri: str | None) -> None:
+    """Explains the study NAME on one page, with its pictures as PNG beside it."""
+    from sweeps.home import Home
+    from sweeps.pages import write_report
+
+    written = write_report(Home.at(home, tracking_uri), name, folder=out)
+    click.echo(f"wrote {written.page} and {len(written.pictures)} pictures")
+    if written.not_logged:
+        click.echo(f"not logged: {written.not_logged}", err=True)
 
 
 @command

@@ -1,0 +1,177 @@
+"""What is known of a study: its trials, its champion, and what both networks make of the pairs.
+
+P: verification pairs
+"""
+
+import datetime
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from distill.checkpoint import BEST, StudentCard, load_student
+from distill.config import TrialConfig
+from distill.errors import DivergenceError, InputError
+from distill.evaluation import embed_pairs, pair_metrics, pair_similarity, static_efficiency
+from distill.faces import VerificationPairs
+from distill.runtimes import OnnxNetwork
+from distill.teachers import Teacher
+from sweeps.home import Home
+from sweeps.leaderboard import TrialRow, rank
+from sweeps.pages.content import MissingError
+from sweeps.pages.records import SweepRecord, find_record, learning_curves, run_metrics
+from sweeps.study import TEACHER, load_study, read_space, summary, trial_rows
+
+ACCURACY = "verification_accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What champion and teacher make of the same pairs.
+
+    Attributes:
+        champion_P, teacher_P: Cosine similarity that each gives to each pair.
+    """
+
+    pairs: VerificationPairs
+    champion_P: Tensor
+    teacher_P: Tensor
+
+    @property
+    def description(self) -> str:
+        """Of the pairs, as a sentence names them."""
+        kind = "benchmark" if self.pairs.name == "benchmark" else "validation"
+        return f"{len(self.pairs.left_P):,} {kind} pairs"
+
+    @property
+    def networks(self) -> dict[str, Tensor]:
+        """The similarities by whose they are."""
+        return {"champion": self.champion_P, "teacher": self.teacher_P}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """The leaderboard's first trial, with the student that it hands over."""
+
+    row: TrialRow
+    config: TrialConfig
+    student: nn.Module
+    card: StudentCard
+
+
+class Knowledge:
+    """All that a report knows of a study. What is costly is found when a section first asks for it.
+
+    Raises:
+        InputError: If the home has no study of that name.
+    """
+
+    def __init__(self, home: Home, name: str):
+        self.home, self.name = home, name
+        self.space = read_space(home, name)
+        self.study = load_study(home, name)
+        self.rows: Sequence[TrialRow] = rank(
+            trial_rows(self.study, self.space), self.space.objectives, self.space.constraints
+        )
+        self.trials = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
+        self.state: str = summary(home, name)["state"]
+        self.made = datetime.datetime.now().astimezone()
+
+    @property
+    def metric(self) -> str:
+        """The first objective's."""
+        return self.space.objectives[0].metric
+
+    @property
+    def complete(self) -> list[TrialRow]:
+        """Trials that ended as they should, best first."""
+        return [row for row in self.rows if row.state == "complete"]
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The leaderboard's first trial; None before one has completed."""
+        return next(iter(self.complete), None)
+
+    def count(self, state: str) -> int:
+        """Trials in a state."""
+        return sum(row.state == state for row in self.rows)
+
+    def states(self) -> str:
+        """How many trials are in each state, in words."""
+        return ", ".join(
+            f"{self.count(state)} {state}" for state in dict.fromkeys(row.state for row in self.rows)
+        )
+
+    @functools.cached_property
+    def record(self) -> SweepRecord | None:
+        """What MLflow holds of the sweep."""
+        return find_record(self.home, self.name)
+
+    @functools.cached_property
+    def champion(self) -> Champion:
+        """The champion, loaded.
+
+        Raises:
+            MissingError: If no trial has completed.
+            InputError: If its student is not there, or not whole.
+        """
+        if (row := self.best) is None:
+            raise MissingError("No trial has completed, so there is no student to look at.")
+        student, card = load_student(self.home.study(self.name).trial(row.number) / BEST)
+        return Champion(row=row, config=self.space.config(row.params), student=student, card=card)
+
+    @functools.cached_property
+    def teacher_network(self) -> Teacher:
+        """The champion's teacher, loaded. Raises as `champion`, and if the teacher does not load."""
+        return self.champion.config.teacher.load()
+
+    @functools.cached_property
+    def is_promoted(self) -> bool:
+        """Whether the benchmark has met the champion: only what was promoted does."""
+        return self.best is not None and f"benchmark/{ACCURACY}" in run_metrics(self.home, self.best.run_id)
+
+    @functools.cached_property
+    def measured(self) -> Measured:
+        """Champion and teacher on the benchmark where the champion was promoted, else on validation pairs.
+
+        Raises:
+            MissingError: If no trial has completed.
+            InputError: If student, teacher or pairs cannot be read.
+            DivergenceError: If an embedding is not finite.
+        """
+        faces = self.champion.config.faces
+        pairs = faces.benchmark_pairs() if self.is_promoted else faces.validation_pairs()
+        champion_P, teacher_P = (
+            pair_similarity(embed_pairs(network, pairs), pairs)
+            for network in (self.champion.student, self.teacher_network)
+        )
+        return Measured(pairs=pairs, champion_P=champion_P, teacher_P=teacher_P)
+
+    @functools.cached_property
+    def teacher(self) -> dict[str, float]:
+        """The teacher's metrics: the study's, or measured while it has none; nothing where neither can be."""
+        if (known := self.study.user_attrs.get(TEACHER)) is not None:
+            return known
+        try:
+            measured, network = self.measured, self.teacher_network
+        except (MissingError, InputError, DivergenceError):
+            return {}
+        metrics = pair_metrics(measured.teacher_P, measured.pairs, prefix=measured.pairs.name)
+        if any(isinstance(module, OnnxNetwork) for module in network.modules()):
+            return metrics  # what onnxruntime runs cannot be counted
+        return metrics | static_efficiency(network, size_px=self.champion.config.faces.size_px)
+
+    def curve(self, row: TrialRow) -> list[tuple[int, float]]:
+        """The first objective of a trial by epoch."""
+        if known := self.trials[row.number].intermediate_values:
+            return sorted(known.items())
+        return self.curves(row, [self.metric]).get(self.metric, [])
+
+    def curves(self, row: TrialRow, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+        """Metrics of a trial by epoch, as MLflow has them."""
+        return learning_curves(self.home, row.run_id, names)
+
+    def epochs_of(self, row: TrialRow) -> int:
+        """Epochs of a trial that is not stopped."""
+        return int(row.params.get("training.epochs", self.space.max_epochs))

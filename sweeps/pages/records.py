@@ -1,0 +1,137 @@
+"""What MLflow holds of a study, and where its report goes."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from sweeps.home import Home
+
+ARTIFACT_PATH = "report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRecord:
+    """A sweep's parent run.
+
+    Attributes:
+        command: That began the sweep; None where it was not recorded, as the following.
+        commit: Of the code.
+        is_modified: Whether the code differed from the commit.
+        versions: Of Python and packages, by name.
+    """
+
+    run_id: str
+    command: str | None = None
+    commit: str | None = None
+    is_modified: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_record(home: Home, study: str) -> SweepRecord | None:
+    """The record of a study's sweep; None where MLflow has none, or does not answer."""
+    if (client := _client(home)) is None:
+        return None
+    try:
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            return None
+        runs = client.search_runs(
+            [experiment.experiment_id], filter_string="tags.kind = 'sweep'", max_results=1
+        )
+        if not runs:
+            return None
+        run_id, tags = runs[0].info.run_id, runs[0].data.tags
+        return SweepRecord(
+            run_id=run_id,
+            command=tags.get("mlflow.source.name"),
+            commit=tags.get("mlflow.source.git.commit"),
+            is_modified=tags.get("uncommitted") == "true",
+            versions=_versions(client, run_id),
+        )
+    except MlflowException:
+        return None
+
+
+def run_metrics(home: Home, run_id: str | None) -> dict[str, float]:
+    """The last value of every metric of a run; nothing where MLflow has no such run."""
+    if run_id is None or (client := _client(home)) is None:
+        return {}
+    try:
+        return dict(client.get_run(run_id).data.metrics)
+    except MlflowException:
+        return {}
+
+
+def learning_curves(
+    home: Home, run_id: str | None, names: Iterable[str]
+) -> dict[str, list[tuple[int, float]]]:
+    """Metrics of a trial by epoch, in the order of epochs; those that MLflow has."""
+    if run_id is None or (client := _client(home)) is None:
+        return {}
+    curves = {}
+    try:
+        for name in names:
+            history = client.get_metric_history(run_id, name)
+            # An epoch that was repeated after a crash is what it was the last time.
+            values = {
+                metric.step: metric.value for metric in sorted(history, key=lambda metric: metric.timestamp)
+            }
+            if values:
+                curves[name] = sorted(values.items())
+    except MlflowException:
+        return {}
+    return curves
+
+
+def log_report(client: MlflowClient, run_id: str, files: Iterable[Path]) -> None:
+    """Logs a report's files to the run of its sweep.
+
+    Raises:
+        MlflowException: If the tracker does not take them.
+    """
+    for file in files:
+        client.log_artifact(run_id, str(file), ARTIFACT_PATH)
+
+
+def log_files(home: Home, study: str, files: Iterable[Path]) -> str | None:
+    """`log_report` to the parent run of a study.
+
+    Returns:
+        Why it was not done, as a clause; None where it was.
+    """
+    record = find_record(home, study)
+    client = _client(home)
+    if client is None or record is None:
+        return f"{home.tracking_uri} has no run of the sweep {study}"
+    try:
+        log_report(client, record.run_id, files)
+    except (MlflowException, OSError) as error:
+        return f"{home.tracking_uri} does not take it: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+def _client(home: Home) -> MlflowClient | None:
+    """A client; None where there is no database yet, which MLflow would then make."""
+    database = home.tracking_uri.removeprefix("sqlite:///")
+    if database != home.tracking_uri and not Path(database).exists():
+        return None
+    return MlflowClient(tracking_uri=home.tracking_uri)
+
+
+def _versions(client: MlflowClient, run_id: str) -> dict[str, str]:
+    """What `environment.json` of a run says."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = client.download_artifacts(run_id, "environment.json", folder)
+            return json.loads(Path(path).read_text())
+    except (MlflowException, OSError, json.JSONDecodeError):
+        return {}

@@ -1,0 +1,172 @@
+"""How every picture of a report looks: one style, sizes that a phone can show, colours for any eyes.
+
+States are told apart by marker and fill beside their colour. Colours are those of Okabe and Ito, "Color
+Universal Design", 2008, https://jfly.uni-koeln.de/color.
+"""
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.typing import RcKeyType
+
+from sweeps.pages.content import Picture
+
+BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#56B4E9",
+    "#CC79A7",
+)
+INK, GREY, PALE = "#24292f", "#767d86", "#d6d9dd"
+WIDTH_INCHES = 5.4
+"""Of every picture: on a phone its letters are still read, and two stand side by side on a desk."""
+SHOWN_PX_PER_INCH, FILE_PX_PER_INCH = 96, 192
+MAX_TICK_LABEL = 18
+STYLE: dict[RcKeyType, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8eaed",
+    "grid.linewidth": 0.8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "legend.handlelength": 1.8,
+    "legend.columnspacing": 1.4,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "white",
+    # Names of users reach pictures as they are: a dollar sign begins no formula.
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the trials of one state are drawn."""
+
+    colour: str
+    marker: str
+    filled: bool
+    line: str = "-"
+
+    def points(self, size: float = 44) -> dict[str, Any]:
+        """For `Axes.scatter`."""
+        if self.marker == "x":
+            return {"c": self.colour, "marker": self.marker, "s": size, "linewidths": 1.6}
+        face = self.colour if self.filled else "white"
+        return {"c": face, "edgecolors": self.colour, "marker": self.marker, "s": size, "linewidths": 1.2}
+
+
+LOOKS = {
+    "complete": Look(BLUE, "o", filled=True),
+    "pruned": Look(GREY, "o", filled=False, line="--"),
+    "infeasible": Look(ORANGE, "v", filled=True, line="-."),
+    "failed": Look(PURPLE, "x", filled=True, line=":"),
+    "interrupted": Look(SKY, "s", filled=False, line=":"),
+    "running": Look(GREEN, "D", filled=True),
+}
+CHAMPION: dict[str, Any] = {
+    "c": VERMILION,
+    "marker": "*",
+    "s": 210,
+    "edgecolors": "white",
+    "linewidths": 1.0,
+    "zorder": 6,
+}
+TEACHER_LINE: dict[str, Any] = {"color": INK, "linestyle": (0, (5, 3)), "linewidth": 1.4}
+
+
+def draw(
+    name: str, plot: Callable[[Figure], object], *, alt: str, caption: str, height_inches: float = 3.5
+) -> Picture:
+    """Draws a picture.
+
+    Args:
+        plot: Fills an empty figure, which is laid out so that nothing of it is cut.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+        plot(figure)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=FILE_PX_PER_INCH, metadata={"Software": None})
+    return Picture(
+        name=name,
+        png=file.getvalue(),
+        alt=alt,
+        caption=caption,
+        width_px=round(WIDTH_INCHES * SHOWN_PX_PER_INCH),
+        height_px=round(height_inches * SHOWN_PX_PER_INCH),
+    )
+
+
+def legend(figure: Figure, handles: Iterable[Any]) -> None:
+    """Explains the marks above the axes, where they cover nothing. One of each name is enough."""
+    by_name = {str(handle.get_label()): handle for handle in handles}
+    # A handle takes the room of seven letters; a row holds seventy.
+    num_rows = -(-sum(len(name) + 7 for name in by_name) // 70)
+    figure.legend(
+        handles=list(by_name.values()), loc="outside upper left", ncols=-(-len(by_name) // max(num_rows, 1))
+    )
+
+
+def name_y(axes: Axes, text: str) -> None:
+    """Names the y axis above its end, where even a long name has room."""
+    axes.set_title(cut(text, 60), loc="left", fontsize=10, color=INK)
+
+
+def handles_of(axes: Axes) -> list[Any]:
+    """What a legend of these axes explains."""
+    return axes.get_legend_handles_labels()[0]
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks at whole numbers alone: trials and epochs have no halves."""
+    axis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
+def scale_log(axes: Axes, which: str, low: float, high: float) -> None:
+    """Scales one axis by its logarithm, with ticks that are written out.
+
+    Args:
+        which: `x` or `y`.
+        low, high: The values that are to be seen, above 0.
+    """
+    getattr(axes, f"set_{which}scale")("log")
+    axis: Axis = getattr(axes, f"{which}axis")
+    decades = high / low
+    subs = (1.0,) if decades > 1000 else (1.0, 3.0) if decades > 60 else (1.0, 2.0, 5.0)
+    locator = LogLocator(subs=subs, numticks=12)
+    inside = [tick for tick in locator.tick_values(low, high) if low * 0.999 <= tick <= high * 1.001]
+    if len(inside) < 2:  # too narrow for round numbers
+        inside = [float(f"{tick:.2g}") for tick in (low, (low * high) ** 0.5, high)]
+    axis.set_major_locator(FixedLocator(inside))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def cut(text: str, length: int = MAX_TICK_LABEL) -> str:
+    """A text that fits beside a tick."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
