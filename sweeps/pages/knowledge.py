@@ -84,6 +84,11 @@ class Knowledge:
         return self.space.objectives[0].metric
 
     @property
+    def ranks_on_benchmark(self) -> bool:
+        """Whether trials were ranked on what should judge the best of them alone."""
+        return self.space.selection == "benchmark"
+
+    @property
     def complete(self) -> list[TrialRow]:
         """Trials that ended as they should, best first."""
         return [row for row in self.rows if row.state == "complete"]
@@ -128,12 +133,14 @@ class Knowledge:
 
     @functools.cached_property
     def is_promoted(self) -> bool:
-        """Whether the benchmark has met the champion: only what was promoted does."""
-        return self.best is not None and f"benchmark/{ACCURACY}" in run_metrics(self.home, self.best.run_id)
+        """Whether the champion was measured on the benchmark that no trial has seen: only promotion does."""
+        if self.best is None or self.ranks_on_benchmark:
+            return False
+        return f"benchmark/{ACCURACY}" in run_metrics(self.home, self.best.run_id)
 
     @functools.cached_property
     def measured(self) -> Measured:
-        """Champion and teacher on the benchmark where the champion was promoted, else on validation pairs.
+        """Champion and teacher, on the benchmark where the champion has met it, else on validation pairs.
 
         Raises:
             MissingError: If no trial has completed.
@@ -141,7 +148,11 @@ class Knowledge:
             DivergenceError: If an embedding is not finite.
         """
         faces = self.champion.config.faces
-        pairs = faces.benchmark_pairs() if self.is_promoted else faces.validation_pairs()
+        pairs = (
+            faces.benchmark_pairs()
+            if self.is_promoted or self.ranks_on_benchmark
+            else faces.validation_pairs()
+        )
         champion_P, teacher_P = (
             pair_similarity(embed_pairs(network, pairs), pairs)
             for network in (self.champion.student, self.teacher_network)

@@ -61,7 +61,7 @@ def importances(known: Knowledge) -> Content:
         values = [100 * share for _, share in ranked]
         axes.barh(range(len(ranked)), values, color=BLUE, height=0.62)
         for place, value in enumerate(values):
-            axes.text(value, place, f" {value:.0f} %", va="center", fontsize=9)
+            axes.text(value, place, f" {value:.0f} %", va="center", fontsize=10)
         axes.set_yticks(range(len(ranked)), [cut(heads[name]) for name, _ in ranked])
         axes.set_ylim(-0.6, len(ranked) - 0.4)
         axes.set_xlim(0, max(*values, 1) * 1.14)
@@ -196,7 +196,7 @@ def parallel(known: Knowledge) -> Content:
             draw(
                 "parallel_coordinates",
                 plot,
-                height_inches=0.8 + 0.72 * len(scales),
+                height_inches=0.8 + 0.76 * len(scales),
                 alt=f"A line for each of {counted(len(shown_rows), 'trial')} over axes of "
                 + listed([scale.name for scale in scales])
                 + ".",
@@ -215,7 +215,7 @@ def _note(axes: Axes, text: str, place: tuple[float, float], *, above: bool, ha:
         textcoords="offset points",
         ha=ha,
         va="bottom" if above else "top",
-        fontsize=8,
+        fontsize=9,
         bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0},
         zorder=5,
         **font,

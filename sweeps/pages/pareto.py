@@ -120,13 +120,13 @@ def _picture(known: Knowledge, x: _Axis, y: _Axis, *, name: str) -> Picture:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         if front:
             # What can be had between two of the front, and beyond its end, is the nearest one's.
+            axes.set_xlim(axes.get_xlim())
             end = axes.get_xlim()[0 if x.maximize else 1]
             stairs = [(end, front[0][1]), *front] if x.maximize else [*front, (end, front[-1][1])]
             where = "pre" if x.maximize else "post"
             axes.step(
                 *zip(*stairs, strict=True), where=where, color=BLUE, linewidth=1.4, label="front", zorder=2
             )
-            axes.set_xlim(axes.get_xlim())
         axes.set_xlabel(shown_x.label)
         name_y(axes, shown_y.label)
         legend(figure, handles_of(axes))

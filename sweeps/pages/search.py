@@ -84,12 +84,18 @@ def _history_picture(known: Knowledge, index: int, objective: Objective, *, name
     peak = (max if maximize else min)(reached) if reached else None
     told = f"; the best completed one reached {shown.text(peak)}" if peak is not None else ""
     aim = "Higher" if maximize else "Lower"
+    pruned = (
+        " A pruned trial is shown at its best epoch before it was stopped, and counts for nothing in "
+        "the best so far."
+        if known.count("pruned")
+        else ""
+    )
+    silent = " Trials without a value are marked at the foot." if any(not row.values for row in rows) else ""
     return draw(
         name,
         plot,
         alt=f"{shown.name} of {counted(len(rows), 'trial')} by their number{told}.",
-        caption=f"{aim} is better. A pruned trial is shown at its best epoch before it was stopped, and "
-        "counts for nothing in the best so far; trials without a value are marked at the foot.",
+        caption=f"{aim} is better.{pruned}{silent}",
     )
 
 
@@ -108,9 +114,7 @@ def curves(known: Knowledge) -> Content:
         for row, curve in reversed(by_row):  # the best lie on top
             _draw_curve(axes, row, curve, factor=shown.factor, is_champion=row is best)
         for rung in rungs:
-            axes.axvline(
-                rung, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2, label="rung, where trials are stopped"
-            )
+            axes.axvline(rung, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2, label="rung")
         if known.metric in known.teacher:
             axes.axhline(known.teacher[known.metric] * shown.factor, label="teacher", **TEACHER_LINE)
         last = max(epoch for _, curve in by_row for epoch, _ in curve)
@@ -131,7 +135,7 @@ def curves(known: Knowledge) -> Content:
                 height_inches=3.8,
                 alt=f"{shown.name} by epoch for {counted(len(by_row), 'trial')}.{told}",
                 caption=f"Each line is a trial.{told} The star is the champion's best epoch, whose student "
-                "it hands over.",
+                f"it hands over.{' At a rung, trials that lag behind are stopped.' if rungs else ''}",
             )
         ]
     )

@@ -7,6 +7,7 @@ Universal Design", 2008, https://jfly.uni-koeln.de/color.
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from matplotlib import rc_context
@@ -31,10 +32,14 @@ WIDTH_INCHES = 5.4
 """Of every picture: on a phone its letters are still read, and two stand side by side on a desk."""
 SHOWN_PX_PER_INCH, FILE_PX_PER_INCH = 96, 192
 MAX_TICK_LABEL = 18
+LEGEND_LETTERS, HANDLE_LETTERS = 62, 7
+"""Letters in a row of a legend, and how many of them a handle takes the room of."""
+_LOG_TICKS = ((1000, (1.0,)), (60, (1.0, 3.0)), (4, (1.0, 2.0, 5.0)))
+"""Where a decade is ticked, by the ratio of an axis' ends above which it is."""
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.labelsize": 10,
+    "font.size": 11,
+    "axes.labelsize": 11,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,
     "axes.linewidth": 0.8,
@@ -48,11 +53,11 @@ STYLE: dict[RcKeyType, Any] = {
     "ytick.color": GREY,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
     "text.color": INK,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10,
     "legend.handlelength": 1.8,
     "legend.columnspacing": 1.4,
     "lines.linewidth": 1.8,
@@ -124,16 +129,27 @@ def draw(
 def legend(figure: Figure, handles: Iterable[Any]) -> None:
     """Explains the marks above the axes, where they cover nothing. One of each name is enough."""
     by_name = {str(handle.get_label()): handle for handle in handles}
-    # A handle takes the room of seven letters; a row holds seventy.
-    num_rows = -(-sum(len(name) + 7 for name in by_name) // 70)
     figure.legend(
-        handles=list(by_name.values()), loc="outside upper left", ncols=-(-len(by_name) // max(num_rows, 1))
+        handles=list(by_name.values()),
+        loc="outside upper left",
+        ncols=_num_columns([len(n) for n in by_name]),
     )
+
+
+def _num_columns(lengths: list[int]) -> int:
+    """How many columns of a legend fit beside each other, given its names' lengths in letters."""
+    for number in range(len(lengths), 1, -1):
+        rows, longer = divmod(len(lengths), number)
+        ends = list(accumulate(rows + (column < longer) for column in range(number)))
+        columns = [lengths[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        if sum(max(column) + HANDLE_LETTERS for column in columns) <= LEGEND_LETTERS:
+            return number
+    return 1
 
 
 def name_y(axes: Axes, text: str) -> None:
     """Names the y axis above its end, where even a long name has room."""
-    axes.set_title(cut(text, 60), loc="left", fontsize=10, color=INK)
+    axes.set_title(cut(text, 60), loc="left", fontsize=11, color=INK)
 
 
 def handles_of(axes: Axes) -> list[Any]:
@@ -156,7 +172,7 @@ def scale_log(axes: Axes, which: str, low: float, high: float) -> None:
     getattr(axes, f"set_{which}scale")("log")
     axis: Axis = getattr(axes, f"{which}axis")
     decades = high / low
-    subs = (1.0,) if decades > 1000 else (1.0, 3.0) if decades > 60 else (1.0, 2.0, 5.0)
+    subs = next((subs for above, subs in _LOG_TICKS if decades > above), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
     locator = LogLocator(subs=subs, numticks=12)
     inside = [tick for tick in locator.tick_values(low, high) if low * 0.999 <= tick <= high * 1.001]
     if len(inside) < 2:  # too narrow for round numbers

@@ -47,15 +47,19 @@ def curves(known: Knowledge) -> Content:
     if not 0 < int(is_genuine_P.sum()) < len(is_genuine_P):
         raise MissingError(f"The {measured.description} are all of one kind, which gives no ROC.")
     genuine, impostors = int(is_genuine_P.sum()), int((~is_genuine_P).sum())
+    if known.is_promoted:
+        standing = "No trial has seen them."
+    elif known.ranks_on_benchmark:
+        standing = "The trials were ranked on them: what they say of the champion is too good, and no result."
+    else:
+        standing = (
+            "The trials were ranked on them, so the champion owes them a little. The benchmark is "
+            "measured when it is promoted."
+        )
     return Content(
         text=[
-            f"Measured on {measured.description}, {genuine:,} of one person and {impostors:,} of two, which "
-            + (
-                "no trial has seen."
-                if known.is_promoted
-                else "the trials were ranked on: the champion owes them a little. Its benchmark is measured "
-                "when it is promoted."
-            )
+            f"Measured on {measured.description}, {genuine:,} of one person and {impostors:,} of two. "
+            + standing
         ],
         pictures=[_roc_picture(measured), _det_picture(measured)],
         tables=[_numbers(measured)],

@@ -82,17 +82,16 @@ def _won(known: Knowledge) -> list[str]:
     if best is None:
         return [f"No trial has completed: {known.states()}." if known.rows else "No trial has begun."]
     student = known.space.config(best.params).student.name
+    searched = {objective.metric for objective in known.space.objectives}
     achieved = listed(
         [_beside_teacher(known, best, objective.metric) for objective in known.space.objectives]
     )
-    verb = "leads" if known.state == "running" or len(known.space.objectives) > 1 else "won"
+    verb = "leads" if known.state != "finished" or len(known.space.objectives) > 1 else "won"
     size = ""
-    if PARAMETERS in best.metrics:
+    if PARAMETERS in best.metrics and PARAMETERS not in searched:
         size = f" of {quantity(PARAMETERS).text(best.metrics[PARAMETERS])} parameters"
         if PARAMETERS in known.teacher:
-            size += (
-                f" ({known.teacher[PARAMETERS] / best.metrics[PARAMETERS]:.1f} times fewer than the teacher)"
-            )
+            size += f" (the teacher has {quantity(PARAMETERS).text(known.teacher[PARAMETERS])})"
     sentences = [f"Trial {best.number}, {_article(student)} {student}{size}, {verb} with {achieved}."]
     if known.is_promoted:
         try:
@@ -112,10 +111,10 @@ def _won(known: Knowledge) -> list[str]:
 
 def _beside_teacher(known: Knowledge, best: TrialRow, metric: str) -> str:
     shown = quantity(metric)
-    text = f"{_article(shown.name)} {shown.name} of {shown.text(best.metrics[metric])}"
-    if metric in known.teacher:
-        text += f" beside the teacher's {shown.text(known.teacher[metric])}"
-    return text
+    own = f"{shown.name} {shown.text(best.metrics[metric])}"
+    if metric not in known.teacher:
+        return own
+    return f"{own} (the teacher's: {shown.text(known.teacher[metric])})"
 
 
 def _cautions(known: Knowledge) -> list[str]:
@@ -125,10 +124,10 @@ def _cautions(known: Knowledge) -> list[str]:
             f"The sweep is still running: this page shows how it stood on {known.made:%d %B %Y at %H:%M}."
         )
     if known.state == "stopped":
-        said.append(f"It was stopped before its end; sweeps resume {known.name} goes on with it.")
+        said.append(f"The sweep was stopped before its end; sweeps resume {known.name} goes on with it.")
     if failed := known.count("failed"):
         said.append(f"{counted(failed, 'trial')} failed: the table of costs says why.")
-    if known.space.selection == "benchmark":
+    if known.ranks_on_benchmark:
         said.append(
             "Trials were ranked on the benchmark: what it says of the best of them is too good, no result."
         )
