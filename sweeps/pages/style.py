@@ -5,6 +5,7 @@ Universal Design", 2008, https://jfly.uni-koeln.de/color.
 """
 
 import io
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.typing import RcKeyType
 
 from sweeps.pages.content import Picture
@@ -171,16 +172,21 @@ def scale_log(axes: Axes, which: str, low: float, high: float) -> None:
     """
     getattr(axes, f"set_{which}scale")("log")
     axis: Axis = getattr(axes, f"{which}axis")
-    decades = high / low
-    subs = next((subs for above, subs in _LOG_TICKS if decades > above), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
-    locator = LogLocator(subs=subs, numticks=12)
-    inside = [tick for tick in locator.tick_values(low, high) if low * 0.999 <= tick <= high * 1.001]
-    if len(inside) < 2:  # too narrow for round numbers
-        inside = [float(f"{tick:.2g}") for tick in (low, (low * high) ** 0.5, high)]
+    subs = next(
+        (subs for above, subs in _LOG_TICKS if high / low > above), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    )
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [float(f"{sub}e{decade}") for decade in decades for sub in subs]
+    if len(inside := _between(ticks, low, high)) < 3:
+        inside = _between(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high), low, high)
     axis.set_major_locator(FixedLocator(inside))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _between(ticks: Iterable[float], low: float, high: float) -> list[float]:
+    return [float(tick) for tick in ticks if low * 0.999 <= tick <= high * 1.001]
 
 
 def cut(text: str, length: int = MAX_TICK_LABEL) -> str:

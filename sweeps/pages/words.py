@@ -81,7 +81,8 @@ def _won(known: Knowledge) -> list[str]:
     best = known.best
     if best is None:
         return [f"No trial has completed: {known.states()}." if known.rows else "No trial has begun."]
-    student = known.space.config(best.params).student.name
+    shared = known.space.config(known.space.first_point()).student.name
+    student = str(best.params.get("student.name", shared))
     searched = {objective.metric for objective in known.space.objectives}
     achieved = listed(
         [_beside_teacher(known, best, objective.metric) for objective in known.space.objectives]

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def write_report(home: Home, name: str, *, folder: Path | None = None) -> Report
         InputError: If the home has no study of that name, or the folder cannot be written.
     """
     known = Knowledge(home, name)
-    sections = [_section(known, *section) for section in SECTIONS]
+    sections = sections_of(known)
     page = render(known, sections)
     pictures = [picture for section in sections for picture in section.content.pictures]
     folder = folder or home.study(name).root / "report"
@@ -76,6 +76,15 @@ def write_report(home: Home, name: str, *, folder: Path | None = None) -> Report
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from None
     return Report(page=written, pictures=files, not_logged=log_files(home, name, [written, *files]))
+
+
+def sections_of(known: Knowledge, anchors: Collection[str] | None = None) -> list[Section]:
+    """The sections; one that has nothing to show, or whose files cannot be read, says why.
+
+    Args:
+        anchors: Those that are made. None: all.
+    """
+    return [_section(known, *section) for section in SECTIONS if anchors is None or section[0] in anchors]
 
 
 def render(known: Knowledge, sections: Iterable[Section]) -> str:
