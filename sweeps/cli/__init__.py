@@ -3,7 +3,7 @@
 Heavy imports wait inside the commands, so that `--help` answers at once.
 """
 
-from sweeps.cli import driving, models, reading
+from sweeps.cli import cluster, driving, models, reading
 from sweeps.cli.command import main
 
-__all__ = ["driving", "main", "models", "reading"]
+__all__ = ["cluster", "driving", "main", "models", "reading"]

@@ -25,6 +25,9 @@ ADDRESS = click.option(
     envvar="RAY_ADDRESS",
     help="Of a Ray cluster. [default: $RAY_ADDRESS, else one is started here]",
 )
+JOB_ADDRESS = click.option(
+    "--address", metavar="URL", help="Of a cluster's dashboard, http://HEAD:8265: its job is meant."
+)
 AS_JSON = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else there."
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from sweeps.cli.command import ADDRESS, AS_JSON, HOME, STORAGE, TRACKING, command
+from sweeps.cli.command import ADDRESS, AS_JSON, HOME, JOB_ADDRESS, STORAGE, TRACKING, command
 
 STOP_TIMEOUT_S = 30
 
@@ -49,7 +49,7 @@ def run(
     from sweeps.space import load_space
 
     place = Home.at(home, tracking_uri, storage)
-    values = _assignments(overrides) | ({"search.num_trials": str(trials)} if trials else {})
+    values = assignments(overrides) | ({"search.num_trials": str(trials)} if trials else {})
     if taught_by is not None:
         from sweeps.chain import teacher_from
 
@@ -109,7 +109,7 @@ def validate(
     from sweeps.planning import plan as make_plan
     from sweeps.space import load_space
 
-    loaded = load_space(space, overrides=_assignments(overrides))
+    loaded = load_space(space, overrides=assignments(overrides))
     plan = make_plan(loaded, address, Home.at(home))
     click.echo(json.dumps(plan.as_dict(), indent=2) if as_json else str(plan))
 
@@ -144,8 +144,14 @@ def doctor(
 @click.argument("name")
 @HOME
 @STORAGE
-def stop(name: str, home: str | None, storage: str | None) -> None:
-    """Ends the sweep that drives the study NAME on this machine, as Ctrl-C would."""
+@JOB_ADDRESS
+def stop(name: str, home: str | None, storage: str | None, address: str | None) -> None:
+    """Ends the sweep that drives the study NAME on this machine or as a cluster's job, as Ctrl-C would."""
+    if address is not None:
+        from sweeps.cli.cluster import stop_job
+
+        stop_job(name, address)
+        return
     from distill.errors import RefusedError
     from sweeps.home import Home
     from sweeps.study import load_study
@@ -190,7 +196,7 @@ def gc(name: str, dry_run: bool, home: str | None, as_json: bool) -> None:
     click.echo(f"{'would free' if dry_run else 'freed'} {total:.1f} MiB")
 
 
-def _assignments(texts: tuple[str, ...]) -> dict[str, str]:
+def assignments(texts: tuple[str, ...]) -> dict[str, str]:
     """`a.b=c` each, as names and values."""
     from distill.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sweeps.cli.command import AS_JSON, HOME, TRACKING, command
+from sweeps.cli.command import AS_JSON, HOME, JOB_ADDRESS, TRACKING, command
 
 
 @command
@@ -30,9 +30,15 @@ def list_(home: str | None, as_json: bool) -> None:
 @command
 @click.argument("name")
 @HOME
+@JOB_ADDRESS
 @AS_JSON
-def status(name: str, home: str | None, as_json: bool) -> None:
-    """Says how the study NAME stands."""
+def status(name: str, home: str | None, address: str | None, as_json: bool) -> None:
+    """Says how the study NAME stands, in a home or as a cluster's job."""
+    if address is not None:
+        from sweeps.cli.cluster import show_job
+
+        show_job(name, address, as_json=as_json)
+        return
     from sweeps.home import Home
     from sweeps.study import summary
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from distill.errors import InputError
 from sweeps.space.check import check
-from sweeps.space.document import Document, parse
+from sweeps.space.document import Document, dump, parse
 from sweeps.space.inheritance import inherit
 from sweeps.space.model import SearchSpace
 from sweeps.space.overrides import apply_override
@@ -49,6 +49,22 @@ def load_space(source: str, *, overrides: Mapping[str, str] | None = None) -> Se
     """
     found = _find(source, folder=Path())
     return _checked(_text(found), found, overrides or {})
+
+
+def merged(source: str, *, overrides: Mapping[str, str] | None = None) -> str:
+    """A search space's YAML with what it extends and what the command line changes in it, unchecked.
+
+    Args:
+        source, overrides: As `load_space` takes them.
+
+    Raises:
+        InputError: If there is no such file or packaged space.
+    """
+    found = _find(source, folder=Path())
+    document = _document(_text(found), found, before=())
+    for name, value in (overrides or {}).items():
+        apply_override(document, name, value)
+    return dump(document.data)
 
 
 def parse_space(text: str, *, file: str, overrides: Mapping[str, str] | None = None) -> SearchSpace:
