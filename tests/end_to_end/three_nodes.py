@@ -10,6 +10,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,12 +30,12 @@ SHARED = Path("/mnt")
 LAPTOP = "10.77.0.1"
 HEAD = "10.77.0.2"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
-CPUS_PER_NODE = 2
+CPUS_PER_NODE = 1
 START_TIMEOUT_S = 120
 TOKEN = secrets.token_hex(32)
 OBJECT_STORE_BYTES = 80 * 2**20
 
-UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+UNSHARE = ("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 # What a machine that vanished is noticed by: after ten seconds instead of Ray's forty.
 HEALTH = {
@@ -66,11 +67,13 @@ class Node:
     process: subprocess.Popen[str]
     log: Path
 
+    def trains(self) -> bool:
+        """Whether a worker of a trial runs on it."""
+        return any("RayTrainWorker" in " ".join(process.cmdline()) for process in self.processes())
+
     def lose(self) -> None:
         """Kills its raylet, with which every process of it goes."""
-        for process in self.processes():
-            if process.name() == "raylet":
-                process.kill()
+        next(process for process in self.processes() if process.name() == "raylet").kill()
         self.process.wait(timeout=30)
 
     def end(self) -> None:
@@ -95,6 +98,7 @@ class ThreeNodes:
     folder: Path
     lan: subprocess.Popen[bytes]
     nodes: list[Node] = field(default_factory=list)
+    servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def dashboard(self) -> str:
@@ -115,6 +119,32 @@ class ThreeNodes:
             command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
         )
 
+    def serve(self, command: list[str]) -> None:
+        """Starts a server on the laptop, where the nodes reach it at `LAPTOP`."""
+        with (self.folder / f"{Path(command[0]).name}.log").open("wb") as log:
+            server = subprocess.Popen(
+                self.on_laptop(command), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self.servers.append(server)
+
+    def answers(self, url: str) -> bool:
+        """Whether a server answers the laptop."""
+        ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=10)"
+        command = self.on_laptop([sys.executable, "-c", ask, url])
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    def start(self, **environment: str) -> None:
+        """Starts a head and two more nodes.
+
+        Args:
+            environment: Of the nodes, beside their token.
+        """
+        self.start_node("head", HEAD, **environment)
+        self.wait_until_up(1)
+        self.start_node("second", "10.77.0.3", **environment)
+        self.start_node("third", "10.77.0.4", **environment)
+        self.wait_until_up(3)
+
     def start_node(self, name: str, address: str, **environment: str) -> Node:
         """Starts a node, the first one as the head."""
         where = f"--port={GCS_PORT} --dashboard-host={address} --dashboard-port={DASHBOARD_PORT} --head"
@@ -125,9 +155,13 @@ class ThreeNodes:
             f"--temp-dir=/tmp/ray --object-store-memory={OBJECT_STORE_BYTES} --disable-usage-stats --block"
         )
         here = {place for module in (distill, sweeps, search_spaces) for place in module.__path__}
+        hosts = self.folder / f"{name}.hosts"
+        hosts.write_text(f"127.0.0.1 localhost\n{address} {name}\n")
         script = [
             "read -r _",  # the network is there
             "ip link set lo up",
+            f"hostname {name}",  # gloo asks which address that is
+            f"mount --bind {shlex.quote(str(hosts))} /etc/hosts",
             f"mount --bind {shlex.quote(str(self.shared))} {SHARED}",
             *(f"mount -t tmpfs tmpfs {shlex.quote(folder)}" for folder in sorted(here | _installed())),
             "mount -t tmpfs tmpfs /dev/shm",
@@ -148,8 +182,8 @@ class ThreeNodes:
         node = Node(name=name, address=address, process=process, log=log)
         self.nodes.append(node)
         wait_for(lambda: _net(process.pid) != _net(os.getpid()), timeout=10)
-        self._ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(process.pid))
-        self._ip("link", "set", name, "master", "lan", "up")
+        self.set_up("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(process.pid))
+        self.set_up("link", "set", name, "master", "lan", "up")
         inside = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "ip"]
         subprocess.run([*inside, "address", "add", f"{address}/24", "dev", "eth0"], check=True)
         subprocess.run([*inside, "link", "set", "eth0", "up"], check=True)
@@ -170,7 +204,8 @@ class ThreeNodes:
 
         assert wait_for(up, timeout=START_TIMEOUT_S), "\n".join(node.log.read_text() for node in self.nodes)
 
-    def _ip(self, *arguments: str) -> None:
+    def set_up(self, *arguments: str) -> None:
+        """Runs `ip` on the laptop."""
         subprocess.run(["nsenter", f"--net=/proc/{self.lan.pid}/ns/net", "ip", *arguments], check=True)
 
 
@@ -189,12 +224,11 @@ def token() -> dict[str, str]:
 
 
 @contextmanager
-def three_nodes(folder: Path, **environment: str) -> Iterator[ThreeNodes]:
-    """Starts a head and two more nodes, and ends them.
+def network(folder: Path) -> Iterator[ThreeNodes]:
+    """The laptop's network, on which nothing runs yet; whatever is started on it is ended.
 
     Args:
-        folder: For their logs and for what they share.
-        environment: Of the nodes, beside their token.
+        folder: For logs and for what the nodes share.
     """
     shared = folder / "shared"
     shared.mkdir()
@@ -202,19 +236,17 @@ def three_nodes(folder: Path, **environment: str) -> Iterator[ThreeNodes]:
     cluster = ThreeNodes(shared=shared, folder=folder, lan=lan)
     try:
         wait_for(lambda: _net(lan.pid) != _net(os.getpid()), timeout=10)
-        cluster._ip("link", "add", "lan", "type", "bridge")
-        cluster._ip("address", "add", f"{LAPTOP}/24", "dev", "lan")
-        cluster._ip("link", "set", "lan", "up")
-        cluster._ip("link", "set", "lo", "up")
-        cluster.start_node("head", HEAD, **environment)
-        cluster.wait_until_up(1)
-        cluster.start_node("second", "10.77.0.3", **environment)
-        cluster.start_node("third", "10.77.0.4", **environment)
-        cluster.wait_until_up(3)
+        cluster.set_up("link", "add", "lan", "type", "bridge")
+        cluster.set_up("address", "add", f"{LAPTOP}/24", "dev", "lan")
+        cluster.set_up("link", "set", "lan", "up")
+        cluster.set_up("link", "set", "lo", "up")
         yield cluster
     finally:
         for node in reversed(cluster.nodes):
             node.end()
+        for server in cluster.servers:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
         lan.kill()
         lan.wait()
 

@@ -1,0 +1,117 @@
+"""Sweeps on three machines, from a fourth: submitted, watched, stopped, resumed, and one machine lost."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.machine import BIN, SPACE, Machine, wait_for
+from tests.end_to_end.three_nodes import LAPTOP, SHARED, ThreeNodes, network, why_not
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+
+TRACKER = f"http://{LAPTOP}:5000"
+# Two workers a trial, and a CPU on each node: a trial spans two of them.
+OPTIONS = (
+    *("--set", "scheduler.name=none", "--set", "promotion.automatic=false"),
+    *("--set", "resources.workers_per_trial=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
+    """Three nodes and MLflow's server. Studies live in the folder that the nodes share."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with network(folder) as cluster:
+        cluster.serve(
+            [
+                *(str(BIN / "mlflow"), "server", "--host", LAPTOP, "--port", "5000", "--workers", "1"),
+                *("--backend-store-uri", f"sqlite:///{folder / 'tracker.db'}"),
+                *("--artifacts-destination", str(folder / "artifacts")),
+            ]
+        )
+        # A database of its own for Optuna would be named here too, by SWEEPS_STORAGE.
+        cluster.start(SWEEPS_HOME=str(SHARED / "runs"), MLFLOW_TRACKING_URI=TRACKER)
+        assert wait_for(lambda: cluster.answers(f"{TRACKER}/health"), timeout=120)
+        yield cluster
+
+
+def leaderboard(cluster: ThreeNodes, study: str) -> list[dict[str, Any]]:
+    return Machine(home=cluster.shared / "runs").leaderboard(study)["trials"]
+
+
+def standing(cluster: ThreeNodes, study: str) -> dict[str, Any]:
+    done = cluster.sweeps("status", study, "--address", cluster.dashboard, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_job_is_watched_stopped_and_resumed_from_elsewhere(cluster: ThreeNodes) -> None:
+    at = ("--address", cluster.dashboard)
+    sent = cluster.sweeps(
+        "submit", str(SPACE), "--name", "stopped", "--trials", "2", *OPTIONS, "--no-follow", *at
+    )
+    assert sent.returncode == 0, sent.stderr
+    assert "job stopped.1 of study stopped" in sent.stdout
+
+    def log() -> str:
+        return cluster.sweeps("logs", "stopped", *at).stdout
+
+    assert wait_for(lambda: "1/2 done" in log(), timeout=200), log()
+    now = standing(cluster, "stopped")
+    assert (now["state"], now["trials"], now["best_trial"]) == ("RUNNING", "1/2", 0)
+    twice = cluster.sweeps("submit", str(SPACE), "--name", "stopped", *at)
+    assert twice.returncode == 3
+    assert "is being driven by job stopped.1: stop it first with `sweeps stop stopped" in twice.stderr
+
+    stopped = cluster.sweeps("stop", "stopped", *at)
+    assert stopped.returncode == 0, stopped.stderr
+    assert f"sweeps submit --resume stopped --address {cluster.dashboard}" in stopped.stdout
+    assert standing(cluster, "stopped")["state"] == "STOPPED"
+    assert "stopped before its end" in log()
+    states = [trial["state"] for trial in leaderboard(cluster, "stopped")]
+    assert sorted(states) == ["complete", "interrupted"]
+
+    resumed = cluster.sweeps("submit", "--resume", "stopped", *at)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "won with validation/verification_accuracy" in resumed.stdout
+    states = [trial["state"] for trial in leaderboard(cluster, "stopped")]
+    assert sorted(states) == ["complete", "complete", "interrupted"]
+    last = standing(cluster, "stopped")
+    assert (last["job"], last["state"], last["trials"], last["exit_code"]) == (
+        "stopped.2",
+        "SUCCEEDED",
+        "2/2",
+        0,
+    )
+
+
+def test_what_is_wrong_with_a_space_ends_the_job_with_its_sentence(cluster: ThreeNodes) -> None:
+    teacher = "teacher={name: pretrained, weights: /shared/teacher.onnx}"
+    done = cluster.sweeps(
+        "submit", str(SPACE), "--name", "wrong", "--set", teacher, "--address", cluster.dashboard
+    )
+    assert "the cluster will check what is not here" in done.stderr
+    assert "there is no file /shared/teacher.onnx" in done.stdout
+    assert done.returncode == 2
+
+
+def test_the_loss_of_a_node_costs_no_trial(cluster: ThreeNodes) -> None:
+    log = cluster.folder / "followed.log"
+    arguments = ("submit", str(SPACE), "--name", "lost", "--trials", "2", *OPTIONS)
+    more = ("--set", "training.epochs=6", "--address", cluster.dashboard)
+    with log.open("w") as output:
+        following = subprocess.Popen(
+            cluster.on_laptop([str(BIN / "sweeps"), *arguments, *more]),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    assert wait_for(lambda: "trial 0 epoch 2/6" in log.read_text(), timeout=200), log.read_text()
+    victim = next(node for node in cluster.nodes if node.name != "head" and node.trains())
+    victim.lose()
+    assert following.wait(timeout=300) == 0, log.read_text()
+    assert [trial["state"] for trial in leaderboard(cluster, "lost")] == ["complete", "complete"]
+    assert standing(cluster, "lost")["trials"] == "2/2"
