@@ -61,7 +61,7 @@ class Submission:
 
     def __post_init__(self) -> None:
         Home.at("/").study(self.study)
-        if self.home is not None and not self.home.startswith("/") and "://" not in self.home:
+        if self.home is not None and not self.home.startswith("/"):
             raise InputError(f"--home must be absolute, as the cluster's nodes see it, got {self.home!r}")
         if self.tracking_uri is not None and urlsplit(self.tracking_uri).password:
             raise InputError(

@@ -13,11 +13,7 @@ from tests.end_to_end.three_nodes import LAPTOP, SHARED, ThreeNodes, network, wh
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
 TRACKER = f"http://{LAPTOP}:5000"
-# Two workers a trial, and a CPU on each node: a trial spans two of them.
-OPTIONS = (
-    *("--set", "scheduler.name=none", "--set", "promotion.automatic=false"),
-    *("--set", "resources.workers_per_trial=2"),
-)
+PLAIN = ("--set", "scheduler.name=none", "--set", "promotion.automatic=false")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +47,7 @@ def standing(cluster: ThreeNodes, study: str) -> dict[str, Any]:
 def test_a_job_is_watched_stopped_and_resumed_from_elsewhere(cluster: ThreeNodes) -> None:
     at = ("--address", cluster.dashboard)
     sent = cluster.sweeps(
-        "submit", str(SPACE), "--name", "stopped", "--trials", "2", *OPTIONS, "--no-follow", *at
+        "submit", str(SPACE), "--name", "stopped", "--trials", "2", *PLAIN, "--no-follow", *at
     )
     assert sent.returncode == 0, sent.stderr
     assert "job stopped.1 of study stopped" in sent.stdout
@@ -100,11 +96,12 @@ def test_what_is_wrong_with_a_space_ends_the_job_with_its_sentence(cluster: Thre
 
 def test_the_loss_of_a_node_costs_no_trial(cluster: ThreeNodes) -> None:
     log = cluster.folder / "followed.log"
-    arguments = ("submit", str(SPACE), "--name", "lost", "--trials", "2", *OPTIONS)
-    more = ("--set", "training.epochs=6", "--address", cluster.dashboard)
+    arguments = ("submit", str(SPACE), "--name", "lost", "--trials", "2", *PLAIN)
+    # Two workers a trial, and a CPU on each node: a trial spans two of them.
+    more = ("--set", "training.epochs=6", "--set", "resources.workers_per_trial=2")
     with log.open("w") as output:
         following = subprocess.Popen(
-            cluster.on_laptop([str(BIN / "sweeps"), *arguments, *more]),
+            cluster.on_laptop([str(BIN / "sweeps"), *arguments, *more, "--address", cluster.dashboard]),
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
