@@ -46,8 +46,9 @@ def standing(cluster: ThreeNodes, study: str) -> dict[str, Any]:
 
 def test_a_job_is_watched_stopped_and_resumed_from_elsewhere(cluster: ThreeNodes) -> None:
     at = ("--address", cluster.dashboard)
+    longer = ("--set", "training.epochs=20")
     sent = cluster.sweeps(
-        "submit", str(SPACE), "--name", "stopped", "--trials", "2", *PLAIN, "--no-follow", *at
+        "submit", str(SPACE), "--name", "stopped", "--trials", "2", *PLAIN, *longer, "--no-follow", *at
     )
     assert sent.returncode == 0, sent.stderr
     assert "job stopped.1 of study stopped" in sent.stdout
