@@ -77,12 +77,27 @@ class TrainingSettings(Settings):
     """Faces that the student sees between two reports; half of them re-samples in SynthDistill."""
     batch_size: PositiveInt = 128
     """Faces in one optimiser step, over all workers."""
+    accumulation: PositiveInt = 1
+    """Portions that each worker trains its share of a batch in, one after the other, where memory is short.
+    Their gradients add up to those of the whole batch, but what looks at several faces at once, batch norm and
+    the losses that compare faces, sees a portion at a time."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: networks run in mixed precision, faster on GPUs that have it. Weights stay float32, and
+    embeddings are compared and students evaluated in it."""
 
     @model_validator(mode="after")
     def _an_epoch_holds_a_step(self) -> Self:
         if self.faces_per_epoch < self.batch_size:
             raise ValueError(
                 f"faces_per_epoch must be at least batch_size ({self.batch_size}), got {self.faces_per_epoch}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_portion_holds_a_face(self) -> Self:
+        if self.accumulation > self.batch_size:
+            raise ValueError(
+                f"accumulation must be at most batch_size ({self.batch_size}), got {self.accumulation}"
             )
         return self
 

@@ -44,7 +44,7 @@ class TrialTask(TypedDict):
         config: A `TrialConfig` in plain types.
         directory: Where its state and its best student are kept.
         continue_from: Another trial's directory, whose state is taken over.
-        accumulation: Portions that a batch is trained in, one after the other, where memory is short.
+        accumulation: How many times the config's portions each batch is trained in, where memory is short.
         timeout_s: How long it may run, in seconds.
         spared: Whether no scheduler may stop it: it trains a point again, with a further seed.
     """
@@ -215,6 +215,7 @@ def _loop_config(
         num_workers=num_workers,
         report=report,
         cache=cache,
+        accumulation=task["accumulation"],
     )
     return {"task": worker_task}
 

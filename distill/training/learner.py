@@ -3,6 +3,9 @@
 B: this process's share of the batch, D: width of the student's embedding
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 from torch import Tensor, nn
 
 from distill.losses import WeightedLosses
@@ -20,6 +23,7 @@ class Learner(nn.Module):
     Args:
         classifier: None: nothing is classified.
         compares_maps: Whether a loss looks at feature maps.
+        autocast: Makes the context that the student runs in. What it puts out is compared in float32.
     """
 
     def __init__(
@@ -29,10 +33,12 @@ class Learner(nn.Module):
         classifier: MarginClassifier | None,
         losses: WeightedLosses,
         compares_maps: bool,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ):
         super().__init__()
         self.student, self.classifier, self.losses = student, classifier, losses
         self._stages = StageMaps(student) if compares_maps else None
+        self._autocast = autocast
 
     def forward(
         self, images: Tensor, *, teacher: ModelOutputs, labels_B: Tensor | None
@@ -48,8 +54,8 @@ class Learner(nn.Module):
         return embedding_BD, terms | self.losses(student=outputs, teacher=teacher, labels_B=labels_B)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if self._stages is None:
-            return self.student(images), ()
-        with self._stages:
+        stages = nullcontext() if self._stages is None else self._stages
+        with self._autocast(), stages:
             embedding_BD = self.student(images)
-        return embedding_BD, self._stages.maps
+        maps = () if self._stages is None else self._stages.maps
+        return embedding_BD.float(), tuple(map_BKHW.float() for map_BKHW in maps)

@@ -4,8 +4,10 @@ A plain function. The cluster, the search and the tracker arrive as `report`; se
 for how Ray calls it.
 """
 
+import functools
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +25,7 @@ from distill.methods import Batch, MethodContext
 from distill.outputs import ModelOutputs
 from distill.training.learner import Learner
 from distill.training.parts import IMAGE_LAYOUT, Parts, frozen_parts, moved
+from distill.training.portions import portions, refuse_small_portions
 from distill.training.process import Process
 
 FINITE_EVERY_STEPS = 100
@@ -102,9 +105,16 @@ class Trainer:
     """A student in training: its optimiser, its method, and where they are."""
 
     def __init__(self, config: TrialConfig, parts: Parts, process: Process, *, cache: Path | None = None):
+        refuse_small_portions(config, num_processes=process.shard.world_size)
         self._config = config
         self._parts = parts
         self._process = process
+        self._autocast = functools.partial(
+            torch.autocast,
+            process.device.type,
+            dtype=torch.bfloat16,
+            enabled=config.training.precision == "bfloat16",
+        )
         context = MethodContext(
             faces=config.faces,
             generator=parts.generator,
@@ -144,9 +154,9 @@ class Trainer:
         self._learner.train()
         for step in range(1, training.steps_per_epoch + 1):
             lr = self._set_learning_rate()
-            terms = self._take_step(means)
+            losses = self._take_step(means)
             if step % FINITE_EVERY_STEPS == 0 or step == training.steps_per_epoch:
-                _refuse_non_finite({f"train/loss/{name}": float(term) for name, term in terms.items()})
+                _refuse_non_finite({f"train/{name}": float(loss) for name, loss in losses.items()})
         seconds = time.perf_counter() - began
         return {
             **{f"train/{name}": value for name, value in means.values().items()},
@@ -184,38 +194,54 @@ class Trainer:
         return state["best"]
 
     def _take_step(self, means: "_Means") -> dict[str, Tensor]:
-        """One batch, one optimiser step. Returns the weighted loss terms."""
-        with torch.no_grad():
+        """One batch, one optimiser step. Returns the loss and its weighted terms."""
+        with torch.no_grad(), self._autocast():
             batch = self._method.next_batch()
-            images = batch.images.contiguous(memory_format=IMAGE_LAYOUT)
-            teacher = self._ask_teacher(batch, images)
-        student_BD, terms = self._shared(images, teacher=teacher, labels_B=batch.labels_B)
-        loss = torch.stack(list(terms.values())).sum()
         self._optimizer.zero_grad()
-        loss.backward()
+        cut = portions(batch, self._config.training.accumulation)
+        with self._process.holding_back(self._shared):
+            learnt = [self._learn(portion, len(portion.images) / len(batch.images)) for portion in cut[:-1]]
+        learnt.append(self._learn(cut[-1], len(cut[-1].images) / len(batch.images)))
         if self._config.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), self._config.optimizer.clip_norm)
         self._optimizer.step()
         self._step += 1
+        student, teacher, losses = zip(*learnt, strict=True)
         with torch.no_grad():
-            observed = self._method.observe(student_BD=student_BD.detach(), teacher_BD=teacher.embedding)
-        terms = {name: term.detach() for name, term in terms.items()}
-        means.add(
-            {"loss": loss.detach(), **{f"loss/{name}": term for name, term in terms.items()}, **observed}
-        )
-        return terms
+            observed = self._method.observe(student_BD=torch.cat(student), teacher_BD=torch.cat(teacher))
+            summed = {name: torch.stack([loss[name] for loss in losses]).sum() for name in losses[0]}
+        means.add(summed | observed)
+        return summed
 
-    def _ask_teacher(self, batch: Batch, images: Tensor) -> ModelOutputs:
-        """What the target says of a batch; it is asked only for what is not known yet."""
-        if batch.teacher_BD is not None and self._target_stages is None:
-            return ModelOutputs(embedding=batch.teacher_BD)
-        seen = images if batch.teacher_images is None else batch.teacher_images
-        seen = seen.contiguous(memory_format=IMAGE_LAYOUT)
-        if self._target_stages is None:
-            return ModelOutputs(embedding=self._target(seen))
-        with self._target_stages:
+    def _learn(self, portion: Batch, share: float) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Adds the gradients of a portion of a batch to those that are there.
+
+        Args:
+            share: Of the batch's faces, which its losses count for.
+
+        Returns:
+            The embeddings that student and target gave, (B, D), and its share of the loss and its terms.
+        """
+        with torch.no_grad():
+            images = portion.images.float().contiguous(memory_format=IMAGE_LAYOUT)
+            teacher = self._ask_teacher(portion, images)
+        student_BD, terms = self._shared(images, teacher=teacher, labels_B=portion.labels_B)
+        loss = share * torch.stack(list(terms.values())).sum()
+        loss.backward()
+        losses = {f"loss/{name}": share * term.detach() for name, term in terms.items()}
+        return student_BD.detach(), teacher.embedding, losses | {"loss": loss.detach()}
+
+    def _ask_teacher(self, portion: Batch, images: Tensor) -> ModelOutputs:
+        """What the target says of faces; it is asked only for what is not known yet."""
+        if portion.teacher_BD is not None and self._target_stages is None:
+            return ModelOutputs(embedding=portion.teacher_BD)
+        seen = images if portion.teacher_images is None else portion.teacher_images
+        seen = seen.float().contiguous(memory_format=IMAGE_LAYOUT)
+        stages = nullcontext() if self._target_stages is None else self._target_stages
+        with self._autocast(), stages:
             embedding_BD = self._target(seen)
-        return ModelOutputs(embedding=embedding_BD, maps=self._target_stages.maps)
+        maps = () if self._target_stages is None else self._target_stages.maps
+        return ModelOutputs(embedding=embedding_BD.float(), maps=tuple(map_BKHW.float() for map_BKHW in maps))
 
     def _embedded_by_target(self) -> Tensor:
         """What the target says of the faces that agreement is measured on; the teacher was asked before."""
@@ -247,6 +273,7 @@ class Trainer:
             classifier=classifier,
             losses=LossesSettings.assemble(config.losses_in_use(), context),
             compares_maps=self._compares_maps,
+            autocast=self._autocast,
         )
 
     def _set_learning_rate(self) -> float:

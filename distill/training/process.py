@@ -1,6 +1,9 @@
 """The process that a training runs in: alone, or one of several that hold the same student."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -8,6 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distill.methods import Shard
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,24 @@ class Process:
             return learner
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(learner, device_ids=devices)
+
+    def holding_back(self, shared: nn.Module) -> AbstractContextManager[None]:
+        """While it lasts, gradients add up in each process, to be shared with those of the next backward pass
+        after it.
+
+        Args:
+            shared: What `share` returned.
+        """
+        return shared.no_sync() if isinstance(shared, DistributedDataParallel) else nullcontext()
+
+    def leader_first(self, act: Callable[[], Result]) -> Result:
+        """Calls `act` in every process, in the others once it has returned in the one that leads."""
+        if self.leads:
+            result = act()
+            self.wait()
+            return result
+        self.wait()
+        return act()
 
     def wait(self) -> None:
         """Returns once every process has come here."""

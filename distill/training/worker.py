@@ -23,6 +23,7 @@ class WorkerTask:
         num_workers: Ray Train workers of the trial; 0 when it trains in the caller's process.
         report: Told every epoch.
         cache: Where the teacher's embeddings are kept for all trials; None keeps them in memory.
+        accumulation: How many times the config's portions each batch is trained in.
     """
 
     config: dict[str, Any]
@@ -32,6 +33,7 @@ class WorkerTask:
     num_workers: int
     report: Report
     cache: Path | None = None
+    accumulation: int = 1
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
@@ -48,8 +50,11 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     torch.set_num_threads(task.num_threads)
     if task.num_workers > 0 and torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())
+    config = TrialConfig.model_validate(task.config)
+    portions = config.training.accumulation * task.accumulation
+    training = config.training.model_copy(update={"accumulation": portions})
     train(
-        TrialConfig.model_validate(task.config),
+        config.model_copy(update={"training": training}),
         report=task.report,
         directory=task.directory,
         continue_from=task.continue_from,
