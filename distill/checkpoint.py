@@ -1,15 +1,20 @@
 """What a trial leaves on disk: the resumable state of its training, and its best student.
 
 Two different things in two different files. `last.pt` continues a training (weights, optimiser, random
-streams); a student's folder (`student.safetensors` and `student.json`) is all that is evaluated, promoted
-and served. Every file is written beside its place and then moved there, so none is ever half-written.
+streams), and `previous.pt` does an epoch earlier, should `last.pt` be damaged; a student's folder
+(`student.safetensors` and `student.json`) is all that is evaluated, promoted and served. Every file is
+written beside its place and then moved there, so none is ever half-written. `notes.txt` holds what whoever
+runs the trial should know, a sentence a line.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,8 @@ from distill.settings import Settings
 from distill.students import AnyStudentSettings
 
 LAST = "last.pt"
+PREVIOUS = "previous.pt"
+NOTES = "notes.txt"
 BEST = "best"
 WEIGHTS = "student.safetensors"
 CARD = "student.json"
@@ -55,18 +62,77 @@ class StudentCard(Settings):
 
 
 def save_state(state: dict[str, Any], directory: Path) -> None:
-    """Writes the state that `load_state` continues from: tensors and plain types only."""
+    """Writes the state that `load_state` continues from: tensors and plain types only.
+
+    The state before it is kept. At every instant one of the two is whole and in its place.
+    """
     with tempfile.NamedTemporaryFile(dir=directory, prefix=".last-", delete=False) as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:  # a full disk, of which this would take more
+            os.unlink(file.name)
+            raise
+    if (directory / LAST).exists():
+        os.replace(directory / LAST, directory / PREVIOUS)
     os.replace(file.name, directory / LAST)
 
 
-def load_state(directory: Path) -> dict[str, Any] | None:
-    """The state of the last finished epoch, on the CPU; None when no epoch was finished."""
-    path = directory / LAST
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+def load_state(directory: Path, *, tell: Callable[[str], None]) -> dict[str, Any] | None:
+    """The state of the last finished epoch, on the CPU; None when no epoch was finished.
+
+    A damaged file is put aside, and the state before it is taken.
+
+    Args:
+        tell: Told in a sentence when a file is damaged.
+    """
+    state, damaged = None, []
+    for path in (directory / LAST, directory / PREVIOUS):
+        if state is not None or not path.exists():
+            continue
+        content = path.read_bytes()
+        try:
+            state = _read_state(content)
+        # Whatever zipfile, pickle and torch make of bytes that are not what was written.
+        except Exception as error:
+            if isinstance(error, MemoryError) or "allocate memory" in str(error):
+                raise
+            damaged.append(path.name)
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+    if damaged:
+        outcome = "the training begins anew" if state is None else f"the training goes on from {PREVIOUS}"
+        names = " and ".join(damaged)
+        tell(f"damaged and put aside in {directory}: {names}; {outcome}")
+    return state
+
+
+def clear_rests(directory: Path) -> None:
+    """Removes what a process left behind that was killed while it wrote a state or a student."""
+    for rest in (*directory.glob(".last-*"), *directory.glob(f".{BEST}-*")):
+        if rest.is_dir():
+            shutil.rmtree(rest, ignore_errors=True)
+        else:
+            rest.unlink(missing_ok=True)
+
+
+def add_note(directory: Path, sentence: str) -> None:
+    """Adds to what whoever runs the trial in `directory` should know."""
+    with (directory / NOTES).open("a") as notes:
+        notes.write(f"{sentence}\n")
+
+
+def read_notes(directory: Path) -> list[str]:
+    """What whoever runs the trial in `directory` should know, a sentence each, oldest first."""
+    path = directory / NOTES
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _read_state(content: bytes) -> dict[str, Any]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch does not look at checksums
+        if (record := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of {record} is wrong")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def save_student(network: nn.Module, directory: Path, **card: Any) -> StudentCard:

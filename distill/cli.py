@@ -107,14 +107,19 @@ def train(
     """Trains one student as the YAML file CONFIG says; goes on where OUT holds an unfinished training."""
     import torch
 
+    from distill.checkpoint import read_notes
     from distill.config import read_config
     from distill.training import train as run
 
     trial = read_config(config, overrides)
     if threads:
         torch.set_num_threads(threads)
+    told = read_notes(out)
 
     def report(metrics: dict[str, float], checkpoint: Path) -> None:
+        for note in read_notes(out)[len(told) :]:
+            click.echo(note, err=True)
+            told.append(note)
         shown = (trial.selection.metric, "train/loss", "train/similarity", "train/faces_per_second")
         figures = "  ".join(f"{name} {metrics[name]:.4g}" for name in dict.fromkeys(shown) if name in metrics)
         click.echo(f"epoch {int(metrics['epoch'])}/{trial.training.epochs}  {figures}")

@@ -79,8 +79,8 @@ class TrainingSettings(Settings):
     """Faces in one optimiser step, over all workers."""
     accumulation: PositiveInt = 1
     """Portions that each worker trains its share of a batch in, one after the other, where memory is short.
-    Their gradients add up to those of the whole batch, but what looks at several faces at once, batch norm and
-    the losses that compare faces, sees a portion at a time."""
+    Their gradients add up to those of the whole batch, but what looks at several faces at once, batch norm
+    and the losses that compare faces, sees a portion at a time."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: networks run in mixed precision, faster on GPUs that have it. Weights stay float32, and
     embeddings are compared and students evaluated in it."""

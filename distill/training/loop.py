@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from distill.checkpoint import BEST, load_state, save_state, save_student
+from distill.checkpoint import BEST, add_note, clear_rests, load_state, save_state, save_student
 from distill.config import ScheduleSettings, TrialConfig
 from distill.errors import DivergenceError
 from distill.evaluation import evaluate_agreement, evaluate_pairs, static_efficiency
@@ -50,8 +50,10 @@ def train(
     """Trains a student and keeps its best weights.
 
     Continues from the last finished epoch when `directory` holds one, so a trial that is started again
-    after a crash repeats at most the epoch that it was in. The same config gives the same student, in
-    whichever process it runs.
+    after a crash repeats at most the epoch that it was in. Where the state of that epoch is damaged, it
+    continues from the one before, or begins anew, and says so in the notes that
+    `distill.checkpoint.read_notes` reads. The same config gives the same student, in whichever process it
+    runs.
 
     Args:
         config: What to train, on what, and how.
@@ -73,7 +75,7 @@ def train(
     directory.mkdir(parents=True, exist_ok=True)
     parts = frozen_parts(config.faces, config.teacher, process.device)
     trainer = Trainer(config, parts, process, cache=cache)
-    state = load_state(directory) or (load_state(continue_from) if continue_from else None)
+    state = process.leader_first(lambda: _state_left(directory, continue_from))
     best = trainer.restore(state) if state else {}
 
     for epoch in range(trainer.epochs_done + 1, config.training.epochs + 1):
@@ -186,10 +188,19 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> dict[str, float]:
-        """Continues from `state`'s result; returns the metrics of the best epoch so far."""
+        """Continues from `state`'s result; returns the metrics of the best epoch so far.
+
+        What the optimiser remembers is the state's, how it steps the config's, which may be another.
+        """
         self._step = state["step"]
         self._learner.load_state_dict(state["learner"])
+        asked = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self._optimizer.param_groups
+        ]
         self._optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self._optimizer.param_groups, asked, strict=True):
+            group.update(settings)
         self._method.load_state_dict(state["method"])
         return state["best"]
 
@@ -318,6 +329,16 @@ class _Means:
 
     def values(self) -> dict[str, float]:
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+
+
+def _state_left(directory: Path, continue_from: Path | None) -> dict[str, Any] | None:
+    """What there is to continue from; damages are noted in `directory`."""
+    clear_rests(directory)
+    tell = functools.partial(add_note, directory)
+    state = load_state(directory, tell=tell)
+    if state is None and continue_from is not None:
+        state = load_state(continue_from, tell=tell)
+    return state
 
 
 def _selected(config: TrialConfig, metrics: dict[str, float]) -> float:

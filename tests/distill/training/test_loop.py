@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill.checkpoint import BEST, LAST, WEIGHTS, load_student, read_card
+from distill.checkpoint import BEST, LAST, WEIGHTS, load_student, read_card, read_notes
 from distill.config import ScheduleSettings, TrialConfig
 from distill.errors import DivergenceError, TeacherError
-from distill.training import train
-from distill.training.loop import learning_rate_share
+from distill.training import Process, train
+from distill.training.loop import Trainer, learning_rate_share
+from distill.training.parts import frozen_parts
 
 
 def small(**changes) -> TrialConfig:
@@ -192,3 +193,32 @@ def test_augmented_faces_train_a_student_and_it_is_recorded_where_nothing_is_cac
     train(small(method=method, training=BRIEF), report=reports, directory=tmp_path, cache=tmp_path / "caches")
     assert reports[-1].get("train/teacher_cached") == cached
     assert (tmp_path / "caches").exists() == (cached is None)
+
+
+def test_a_damaged_state_costs_one_epoch_and_is_noted(tmp_path: Path) -> None:
+    whole, rest = Reports(), Reports()
+    longer = {"epochs": 3, "faces_per_epoch": 256, "batch_size": 32}
+    train(small(training=longer), report=whole, directory=tmp_path)
+    (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:-99])
+    train(small(training=longer), report=rest, directory=tmp_path)
+    assert [comparable(report) for report in rest] == [comparable(whole[2])]
+    (note,) = read_notes(tmp_path)
+    assert "last.pt; the training goes on from previous.pt" in note
+
+
+def test_a_training_goes_on_with_settings_of_its_own(tmp_path: Path) -> None:
+    """The optimiser's memory is that of the state; its rates are the config's."""
+    optimizer = {"lr": 2e-3, "weight_decay": 0.1, "betas": (0.8, 0.9)}
+    train(small(), report=Reports(), directory=tmp_path)
+    state = torch.load(tmp_path / LAST, weights_only=True)
+    config = small(optimizer=optimizer)
+    process = Process.current()
+    trainer = Trainer(config, frozen_parts(config.faces, config.teacher, process.device), process)
+    trainer.restore(state)
+    (group,) = trainer._optimizer.param_groups
+    assert (group["weight_decay"], group["betas"]) == (0.1, (0.8, 0.9))
+    moments = [kept["exp_avg"] for kept in trainer.state()["optimizer"]["state"].values()]
+    assert all(
+        torch.equal(moment, kept["exp_avg"])
+        for moment, kept in zip(moments, state["optimizer"]["state"].values(), strict=True)
+    )
