@@ -216,6 +216,7 @@ def _loop_config(
         report=report,
         cache=cache,
         accumulation=task["accumulation"],
+        timeout_s=task["timeout_s"],
     )
     return {"task": worker_task}
 

@@ -2,5 +2,6 @@
 
 from distill.training.loop import Report, train
 from distill.training.process import Process
+from distill.training.timeout import read_timeout
 
-__all__ = ["Process", "Report", "train"]
+__all__ = ["Process", "Report", "read_timeout", "train"]

@@ -8,7 +8,9 @@ import ray.train.torch
 import torch
 
 from distill.config import TrialConfig
+from distill.losses.gather import worker_rank
 from distill.training.loop import Report, train
+from distill.training.timeout import time_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class WorkerTask:
         report: Told every epoch.
         cache: Where the teacher's embeddings are kept for all trials; None keeps them in memory.
         accumulation: How many times the config's portions each batch is trained in.
+        timeout_s: How long the training may take, in seconds, before its processes end themselves.
     """
 
     config: dict[str, Any]
@@ -34,6 +37,7 @@ class WorkerTask:
     report: Report
     cache: Path | None = None
     accumulation: int = 1
+    timeout_s: float | None = None
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
@@ -53,10 +57,12 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     config = TrialConfig.model_validate(task.config)
     portions = config.training.accumulation * task.accumulation
     training = config.training.model_copy(update={"accumulation": portions})
-    train(
-        config.model_copy(update={"training": training}),
-        report=task.report,
-        directory=task.directory,
-        continue_from=task.continue_from,
-        cache=task.cache,
-    )
+    config = config.model_copy(update={"training": training})
+    with time_limit(task.directory, task.timeout_s, rank=worker_rank()):
+        train(
+            config,
+            report=task.report,
+            directory=task.directory,
+            continue_from=task.continue_from,
+            cache=task.cache,
+        )
