@@ -7,8 +7,10 @@ written beside its place and then moved there, so none is ever half-written. `no
 runs the trial should know, a sentence a line.
 """
 
+import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -107,9 +109,26 @@ def load_state(directory: Path, *, tell: Callable[[str], None]) -> dict[str, Any
     return state
 
 
+def link_state(directory: Path, folder: Path) -> None:
+    """Puts the state of `directory` into another folder, which keeps it when it is replaced."""
+    try:
+        os.link(directory / LAST, folder / LAST)
+    except OSError:  # of another file system, or one without links
+        shutil.copyfile(directory / LAST, folder / LAST)
+
+
+def take_over_state(donor: Path, directory: Path) -> None:
+    """Lets the trial in `directory` go on from another's state, with its own best student to beat."""
+    tell = functools.partial(add_note, directory)
+    own, state = load_state(directory, tell=tell), load_state(donor, tell=tell)
+    if state is not None:
+        save_state({**state, "best": own["best"] if own is not None else {}}, directory)
+
+
 def clear_rests(directory: Path) -> None:
     """Removes what a process left behind that was killed while it wrote a state or a student."""
-    for rest in (*directory.glob(".last-*"), *directory.glob(f".{BEST}-*")):
+    rests = (directory.glob(pattern) for pattern in (".last-*", f".{BEST}-*", ".shared-*"))
+    for rest in itertools.chain(*rests):
         if rest.is_dir():
             shutil.rmtree(rest, ignore_errors=True)
         else:

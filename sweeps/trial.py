@@ -8,6 +8,7 @@ student and share every batch.
 
 import contextlib
 import queue
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -16,16 +17,22 @@ import ray
 import ray.train
 import ray.tune
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.tune.result import RESULT_DUPLICATE
 from ray.util.queue import Empty, Queue
 
-from distill.errors import InputError
+from distill.checkpoint import link_state, take_over_state
 from distill.training import Report
 from distill.training.worker import WorkerTask, train_worker
 from sweeps.space import ResourcesSettings
+from sweeps.space.parameters import Scalar
+
+PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""What a worker says in whose collective another has died."""
 
 POLL_S = 0.5
 ABORT_TIMEOUT_S = 15
@@ -34,6 +41,9 @@ WORKER_START_TIMEOUT_S = 180
 # Ray's memory resource, in bytes, exists on every node. A byte of it lets Tune place a trial that itself
 # needs no CPU beside the workers that do: CPU fractions would eat into what the workers can have.
 COORDINATOR = {"memory": 1.0}
+
+OWNER = "trial"
+"""What the metadata of a shared state says of whose it is."""
 
 
 class TrialTask(TypedDict):
@@ -47,6 +57,7 @@ class TrialTask(TypedDict):
         accumulation: How many times the config's portions each batch is trained in, where memory is short.
         timeout_s: How long it may run, in seconds.
         spared: Whether no scheduler may stop it: it trains a point again, with a further seed.
+        point: The space's parameters, by dotted name.
     """
 
     number: int
@@ -56,13 +67,32 @@ class TrialTask(TypedDict):
     accumulation: int
     timeout_s: float | None
     spared: bool
+    point: dict[str, Scalar]
 
 
-def run_in_place(task: TrialTask, *, num_threads: int, cache: Path | None) -> None:
-    """A Tune function: trains in the trial's own actor."""
+def run_in_place(
+    task: TrialTask, *, num_threads: int, cache: Path | None, share_epochs: int | None = None
+) -> None:
+    """A Tune function: trains in the trial's own actor.
+
+    Args:
+        share_epochs: Every so many epochs the state is shared with a population's other trials, which may go
+            on from it. Where Tune hands over another trial's, this one does.
+    """
+    shared = ray.tune.get_checkpoint()
+    if shared is not None and shared.get_metadata()[OWNER] != task["number"]:
+        with shared.as_directory() as donor:
+            take_over_state(Path(donor), Path(task["directory"]))
 
     def report(metrics: dict[str, float], checkpoint: Path) -> None:
-        ray.tune.report(metrics)
+        if share_epochs is None or int(metrics["epoch"]) % share_epochs:
+            ray.tune.report(metrics)
+            return
+        with tempfile.TemporaryDirectory(dir=checkpoint, prefix=".shared-") as folder:
+            link_state(checkpoint, Path(folder))
+            state = ray.tune.Checkpoint.from_directory(folder)
+            state.set_metadata({OWNER: task["number"]})
+            ray.tune.report(metrics, checkpoint=state)
 
     TorchTrainer(
         train_worker,
@@ -71,6 +101,40 @@ def run_in_place(task: TrialTask, *, num_threads: int, cache: Path | None) -> No
         ),
         scaling_config=ray.train.ScalingConfig(num_workers=0),
     ).fit()
+
+
+class LostWorkerError(WorkerCrashedError):
+    """A worker of a distributed trial is gone.
+
+    No actor's error, which Ray has for it: Tune would take it for the trial's own actor's.
+    """
+
+    def __str__(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] - Ray's says nothing
+        return str(self.args[0])
+
+
+class MemoryKillError(OutOfMemoryError, RayActorError):
+    """Ray ended a trial's actor, because the memory of its node ran out."""
+
+    def __init__(self, message: str):
+        RayActorError.__init__(self)
+        OutOfMemoryError.__init__(self, message)
+
+
+_task_failed = RayActorManager._actor_task_failed
+
+
+def _task_failed_or_killed(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+    """Takes an actor that was ended for its memory for one that died.
+
+    Ray's error for it is neither of the two that Tune expects: it would end the whole sweep.
+    """
+    if isinstance(exception, OutOfMemoryError) and not isinstance(exception, RayTaskError):
+        exception = MemoryKillError(str(exception).splitlines()[0])
+    _task_failed(self, tracked_actor_task, exception)
+
+
+RayActorManager._actor_task_failed = _task_failed_or_killed
 
 
 class DistributedTrial(ray.tune.Trainable):
@@ -186,6 +250,7 @@ def trainable(
     storage_path: str,
     cache: Path | None = None,
     distributed: bool | None = None,
+    share_epochs: int | None = None,
 ) -> Any:
     """What Tune runs for each trial, with the resources that each needs.
 
@@ -194,9 +259,12 @@ def trainable(
         cache: Where teachers' embeddings are kept for all trials, on every node. None: each trial's process
             keeps its own.
         distributed: Whether a trial has workers of its own. None: when there are several.
+        share_epochs: How often trials in place share their state with one another. None: never.
     """
     if not (distributed or resources.workers_per_trial > 1):
-        function = ray.tune.with_parameters(run_in_place, num_threads=resources.num_threads, cache=cache)
+        function = ray.tune.with_parameters(
+            run_in_place, num_threads=resources.num_threads, cache=cache, share_epochs=share_epochs
+        )
         return ray.tune.with_resources(function, resources.per_worker())
     coordinated = ray.tune.with_parameters(
         DistributedTrial, resources=resources, storage_path=storage_path, cache=cache
@@ -222,8 +290,19 @@ def _loop_config(
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What a worker raised, out of the wrappings in which Ray Train brings it."""
+    """What brought a training down, out of the wrappings in which Ray Train brings it.
+
+    Workers fail for want of one that is lost. So its loss comes first, and is what is told where nothing but
+    what followed from it was seen.
+    """
     if isinstance(error, ray.train.WorkerGroupError):
-        error = next(iter(error.worker_failures.values()), error)
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, (InputError, RuntimeError)) else error
+        failures = list(error.worker_failures.values())
+        error = next((f for f in failures if isinstance(f, WorkerHealthCheckFailedError)), failures[0])
+    if isinstance(error, WorkerHealthCheckFailedError):
+        error = error.health_check_failure
+    if isinstance(error, UserExceptionWithTraceback):
+        error = error._base_exc
+    error = getattr(error, "cause", None) or error
+    if isinstance(error, RayActorError) or any(words in str(error) for words in PEER_LOST):
+        return LostWorkerError(f"a training worker is lost: {str(error).strip().splitlines()[-1]}")
+    return error
