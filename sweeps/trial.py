@@ -16,13 +16,15 @@ from typing import Any, TypedDict, cast
 import ray
 import ray.train
 import ray.tune
+from ray._raylet import PlacementGroupID
 from ray.actor import ActorHandle
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.tune.result import RESULT_DUPLICATE
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.queue import Empty, Queue
 
 from distill.checkpoint import link_state, take_over_state
@@ -41,6 +43,9 @@ WORKER_START_TIMEOUT_S = 180
 # Ray's memory resource, in bytes, exists on every node. A byte of it lets Tune place a trial that itself
 # needs no CPU beside the workers that do: CPU fractions would eat into what the workers can have.
 COORDINATOR = {"memory": 1.0}
+
+HELD = "workers.txt"
+"""Names the placement group of a trial's workers, in its directory."""
 
 OWNER = "trial"
 """What the metadata of a shared state says of whose it is."""
@@ -178,7 +183,7 @@ class DistributedTrial(ray.tune.Trainable):
                 storage_path=parameters["storage_path"],
                 failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=2),
                 # Ray takes its internal callbacks too, though it promises the user's alone.
-                callbacks=cast(Any, [_SendController(self._controllers)]),
+                callbacks=cast(Any, [_TellOfWorkers(self._controllers, Path(task["directory"]))]),
             ),
         )
         threading.Thread(target=self._fit, args=(trainer,), daemon=True).start()
@@ -206,6 +211,7 @@ class DistributedTrial(ray.tune.Trainable):
             controller: ActorHandle = self._controllers.get()
             with contextlib.suppress(RayError):  # aborting ends the controller: its answer never comes
                 ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
+        (Path(self.config["directory"]) / HELD).unlink(missing_ok=True)
         for channel in (self._reports, self._controllers):
             channel.shutdown(force=True)
 
@@ -234,14 +240,31 @@ class _QueueReport:
         self._reports.put(metrics)
 
 
-class _SendController(ControllerCallback):
-    """Sends the Train controller's handle to who may have to abort it."""
+class _TellOfWorkers(ControllerCallback, WorkerGroupCallback):
+    """Sends the Train controller's handle to who may have to abort it, and leaves a note of what it holds."""
 
-    def __init__(self, controllers: Queue):
-        self._controllers = controllers
+    def __init__(self, controllers: Queue, directory: Path):
+        self._controllers, self._directory = controllers, directory
 
     def after_controller_start(self, train_run_context: Any) -> None:
         self._controllers.put(ray.get_runtime_context().current_actor)
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        held = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        self._directory.mkdir(parents=True, exist_ok=True)
+        (self._directory / HELD).write_text(held.id.hex())
+
+
+def free_workers(directory: Path) -> None:
+    """Frees what the workers of a distributed trial hold that ended with an error.
+
+    A trial whose own actor was killed can free nothing any more, and what Ray's controllers hold outlives
+    them: no other trial would ever be placed there.
+    """
+    note = directory / HELD
+    if note.exists():
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(note.read_text())))
+        note.unlink()
 
 
 def trainable(

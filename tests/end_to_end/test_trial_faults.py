@@ -20,7 +20,7 @@ from distill.errors import DivergenceError
 from distill.training import read_timeout, train
 from sweeps import cluster
 from sweeps.space import ResourcesSettings
-from sweeps.trial import LostWorkerError, MemoryKillError, TrialTask, trainable
+from sweeps.trial import LostWorkerError, MemoryKillError, TrialTask, free_workers, trainable
 
 # isort: split
 import ray
@@ -70,6 +70,7 @@ class Watch(ray.tune.Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
         self.errors[trial.config["number"]] = (error, time.monotonic() - self._killed)
+        free_workers(Path(trial.config["directory"]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -136,7 +137,7 @@ def ray_here() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def in_place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watch]:
-    """One that diverges, one whose actor is killed, the same again, one that hangs, and one that does well."""
+    """One that diverges, one whose actor is killed, that one again, one that hangs, and one that is well."""
     folder = tmp_path_factory.mktemp("in_place")
     tasks = [
         task(folder, 0, DIVERGES),
@@ -173,25 +174,32 @@ def test_the_trial_after_others_failed_is_as_if_it_were_the_first(in_place: tupl
     error, _ = watch.errors[0]
     assert isinstance(error, RayTaskError)
     assert isinstance(error.cause, DivergenceError)
-    assert watch.pids[3].isdisjoint(*(watch.pids.get(number, set()) for number in (0, 1, 2)))
+    assert all(watch.pids[3].isdisjoint(watch.pids[number]) for number in (1, 2))
     train(CONFIG, report=lambda metrics, checkpoint: None, directory=folder / "here")
     here, there = (load_student(folder / name / "best")[0].state_dict() for name in ("here", "3"))
     assert all(bool((here[name] == there[name]).all()) for name in here)
     assert_all_is_free_again()
 
 
-def test_a_killed_worker_is_heard_of_at_once_and_costs_no_epoch(tmp_path: Path) -> None:
-    tasks = [task(tmp_path, 0), task(tmp_path, 0)]
-    watch = fit(tmp_path, tasks, workers=2, kill={0: "RayTrainWorker"})
+def test_killed_processes_of_a_distributed_trial_are_heard_of_at_once_and_cost_no_epoch(
+    tmp_path: Path,
+) -> None:
+    """First a worker, then the actor that holds the workers, which then frees nothing."""
+    tasks = [task(tmp_path, number) for number in (0, 0, 1, 1)]
+    watch = fit(tmp_path, tasks, workers=2, kill={0: "RayTrainWorker", 1: "DistributedTrial"})
     error, seconds = watch.errors[0]
     assert isinstance(error, RayTaskError)
     assert isinstance(error.cause, LostWorkerError)
     assert "a training worker is lost: " in str(error)
-    assert seconds < 20
-    epochs = watch.epochs[0]
-    # Between an epoch's report and the kill the next may have ended, whose report then never came.
-    assert epochs[-1] == EPOCHS
-    assert len(epochs) == len(set(epochs)) >= EPOCHS - 1
+    assert seconds < 30
+    error, seconds = watch.errors[1]
+    assert isinstance(error, ActorDiedError)
+    assert seconds < 10
+    for number in (0, 1):
+        epochs = watch.epochs[number]
+        # Between an epoch's report and the kill the next may have ended, whose report then never came.
+        assert epochs[-1] == EPOCHS
+        assert len(epochs) == len(set(epochs)) >= EPOCHS - 1
     assert_all_is_free_again()
 
 
