@@ -76,6 +76,7 @@ class StudySearcher(Searcher):
             "accumulation": 1,
             "timeout_s": None if minutes is None else minutes * 60,
             "spared": SEED_OFFSET in trial.user_attrs,
+            "point": trial.params,
         }
 
     def __getstate__(self) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def fit(tmp_path: Path, *configs: TrialConfig, workers: int, **tune: Any) -> Any
             "accumulation": 1,
             "timeout_s": None,
             "spared": False,
+            "point": {},
         }
         for number, config in enumerate(configs)
     ]
