@@ -21,9 +21,10 @@ from ray.exceptions import (
 from ray.train import WorkerGroupError
 from ray.tune.experiment import Trial as TuneTrial
 
+from distill.training import read_timeout
+from distill.training.timeout import TIMEOUT as TIMEOUT_FILE
+
 Kind = Literal["lost", "out of memory", "timeout", "disk full", "its own"]
-TIMEOUT_FILE = "timeout.txt"
-"""Where a process that ran past its trial's time leaves what it was doing."""
 
 _LOST = (
     ActorDiedError,
@@ -63,7 +64,7 @@ def failure_of(trial: TuneTrial, directory: Path, *, timeout_s: float | None) ->
         directory: The trial's.
         timeout_s: What it was given.
     """
-    if timeout_s is not None and (directory / TIMEOUT_FILE).exists():
+    if timeout_s is not None and read_timeout(directory) is not None:
         reason = (
             f"it ran longer than resources.timeout_minutes ({timeout_s / 60:g}); {directory / TIMEOUT_FILE} "
         )
@@ -108,12 +109,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _error(trial: TuneTrial) -> BaseException | None:
     """What ended a trial, where it could be sent here."""
     try:
-        return trial.get_pickled_error()
+        # From where Tune has just written it: what `get_pickled_error` reads comes there later.
+        file = trial.pickled_error_file
+        return None if file is None else pickle.loads(Path(file).read_bytes())
     except (pickle.PickleError, AttributeError, ImportError, OSError, EOFError, TypeError):
         return None
 
 
 def _last_line(trial: TuneTrial) -> str:
     """What a failed trial says of itself: the last line of its traceback, an error and its message."""
-    lines = str(trial.get_error() or "").split("\n")
+    file = trial.error_file
+    lines = Path(file).read_text().split("\n") if file and Path(file).exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it ended without saying why")

@@ -17,6 +17,7 @@ from sweeps.budget import Budget
 from sweeps.failures import Failure, failure_of
 from sweeps.home import StudyFolder
 from sweeps.leaderboard import State
+from sweeps.lineage import Exploit
 from sweeps.mlflow_pages import run_name
 from sweeps.outbox import DatasetRecord
 from sweeps.provenance import digests_of
@@ -25,7 +26,10 @@ from sweeps.space import SearchSpace
 from sweeps.study import ATTEMPTS, DRIVEN, EPOCHS, INFEASIBLE, OUTCOME, run_attribute, trial_row, trial_rows
 from sweeps.terminal import SweepDisplay
 from sweeps.tracking import Tracker, flatten
-from sweeps.trial import TrialTask
+from sweeps.trial import TrialTask, free_workers
+
+LINEAGE_ATTRIBUTE = "lineage"
+"""A trial's user attribute: whose states it took over, oldest first."""
 
 
 @dataclass
@@ -161,14 +165,18 @@ class Ledger(Callback):
         """One epoch's report."""
         opened = self._open[trial.trial_id]
         epoch = int(result["epoch"])
-        if epoch <= opened.epochs:  # trained again after its process was lost: it was written down before
-            return
         metrics = {name: value for name, value in result.items() if "/" in name and isinstance(value, float)}
         metrics |= opened.known
+        if self._space.scheduler.name == "pbt":  # the settings that trained it, which may change from here on
+            point: dict[str, Any] = result["config"]["point"]
+            metrics |= {f"pbt/{name}": float(value) for name, value in point.items()}
         selection = opened.config.selection
         value = metrics[selection.metric]
         if not opened.best or selection.better(value, opened.best[selection.metric]):
             opened.best = metrics
+        # Trained again, after its process was lost or from another's state: it was written down before.
+        if epoch <= opened.epochs:
+            return
         opened.epochs = epoch
         if len(self._space.objectives) == 1:
             opened.trial.report(value, epoch)
@@ -187,6 +195,8 @@ class Ledger(Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any):
         """It raised, or its process is gone."""
         opened = self._open[trial.trial_id]
+        free_workers(Path(opened.task["directory"]))
+        opened.task["config"], opened.task["point"] = trial.config["config"], trial.config["point"]
         failure = failure_of(trial, Path(opened.task["directory"]), timeout_s=opened.task["timeout_s"])
         if failure.kind == "disk full":  # no trial's fault: it stays open, and is tried again when resumed
             self._disk_full = failure.reason
@@ -195,6 +205,15 @@ class Ledger(Callback):
             self._begin_again(opened, failure)
         else:
             self._close(trial.trial_id, "failed", reason=failure.reason)
+
+    def note_exploit(self, exploit: Exploit) -> None:
+        """Keeps in Optuna that a trial goes on from another's state."""
+        opened = next(o for o in self._open.values() if o.trial.number == exploit.trial)
+        lineage = [*opened.trial.user_attrs.get(LINEAGE_ATTRIBUTE, []), exploit.model_dump(mode="json")]
+        opened.trial.set_user_attr(LINEAGE_ATTRIBUTE, lineage)
+        self._display.note(
+            f"trial {exploit.trial} goes on from trial {exploit.donor}'s epoch {exploit.donor_epoch}"
+        )
 
     def _begin_again(self, opened: _Open, failure: Failure) -> None:
         reason = f"{failure.kind} after epoch {opened.epochs}: {failure.reason}"

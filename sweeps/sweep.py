@@ -256,8 +256,14 @@ class _Sweep:
 
     def _fit(self, concurrent: int) -> None:
         storage = str(self._folder.root / "tune")
+        is_population = self._space.scheduler.name == "pbt"
         ray.tune.Tuner(
-            trainable(self._space.resources, storage_path=storage, cache=cache_folder(self._home)),
+            trainable(
+                self._space.resources,
+                storage_path=storage,
+                cache=cache_folder(self._home),
+                share_epochs=self._space.scheduler.perturb_epochs if is_population else None,
+            ),
             tune_config=ray.tune.TuneConfig(
                 search_alg=StudySearcher(
                     self._study,
@@ -266,9 +272,10 @@ class _Sweep:
                     ledger=self._ledger,
                     budget=self._budget,
                 ),
-                scheduler=make_scheduler(self._space),
+                scheduler=make_scheduler(self._space, on_exploit=self._ledger.note_exploit),
                 num_samples=-1,
-                max_concurrent_trials=concurrent,
+                # All of a population are begun, and take turns where there is not room for all.
+                max_concurrent_trials=None if is_population else concurrent,
                 reuse_actors=self._space.resources.in_place,
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
             ),
@@ -276,6 +283,7 @@ class _Sweep:
                 name="trials",
                 storage_path=storage,
                 callbacks=[self._ledger],
+                checkpoint_config=ray.tune.CheckpointConfig(num_to_keep=3),
                 stop=_Stop(self._budget, self._ledger),
                 verbose=0,
             ),
