@@ -109,7 +109,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _error(trial: TuneTrial) -> BaseException | None:
     """What ended a trial, where it could be sent here."""
     try:
-        # From where Tune has just written it: what `get_pickled_error` reads comes there later.
+        # From where Tune, in this process, has just written it: what `get_pickled_error` reads comes later.
         file = trial.pickled_error_file
         return None if file is None else pickle.loads(Path(file).read_bytes())
     except (pickle.PickleError, AttributeError, ImportError, OSError, EOFError, TypeError):

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
+from distill.checkpoint import read_notes
 from distill.config import TrialConfig
 from distill.faces import AnyFacesSettings
 from sweeps.budget import Budget
@@ -169,7 +170,8 @@ class Ledger(Callback):
         metrics |= opened.known
         if self._space.scheduler.name == "pbt":  # the settings that trained it, which may change from here on
             point: dict[str, Any] = result["config"]["point"]
-            metrics |= {f"pbt/{name}": float(value) for name, value in point.items()}
+            numbers = {name: value for name, value in point.items() if isinstance(value, int | float)}
+            metrics |= {f"pbt/{name}": float(value) for name, value in numbers.items()}
         selection = opened.config.selection
         value = metrics[selection.metric]
         if not opened.best or selection.better(value, opened.best[selection.metric]):
@@ -211,6 +213,8 @@ class Ledger(Callback):
         opened = next(o for o in self._open.values() if o.trial.number == exploit.trial)
         lineage = [*opened.trial.user_attrs.get(LINEAGE_ATTRIBUTE, []), exploit.model_dump(mode="json")]
         opened.trial.set_user_attr(LINEAGE_ATTRIBUTE, lineage)
+        donors = ", ".join(f"{step['donor']} at epoch {step['donor_epoch']}" for step in lineage)
+        self._tracker.tag_trial(exploit.trial, lineage=f"went on from trial {donors}")
         self._display.note(
             f"trial {exploit.trial} goes on from trial {exploit.donor}'s epoch {exploit.donor_epoch}"
         )
@@ -287,6 +291,10 @@ class Ledger(Callback):
                 self._study.tell(trial, state=TrialState.FAIL)
             case _:
                 self._study.tell(trial, state=TrialState.PRUNED)
+        if notes := read_notes(Path(opened.task["directory"])):
+            self._tracker.tag_trial(trial.number, note="\n\n".join(notes))
+            for note in notes:
+                self._display.note(f"trial {trial.number}: {note}")
         self._shelf.put(trial_row(self._study, self._space, trial.number))
         self._tracker.finish_trial(trial.number, state=state, reason=reason, best=best)
         self._display.trial_finished(trial.number, state, first, seconds)

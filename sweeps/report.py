@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sweeps.home import Home
+from sweeps.home import Home, masked
 from sweeps.leaderboard import as_csv, as_json, as_table, best_rows, rank
 from sweeps.space import SearchSpace
 from sweeps.study import TEACHER, load_study, read_space, trial_rows
@@ -56,7 +56,7 @@ def result_document(result: SweepResult, space: SearchSpace, home: Home) -> dict
     """How a sweep ended, in plain types."""
     return {
         **leaderboard_document(result, space),
-        "tracking_uri": home.tracking_uri,
+        "tracking_uri": masked(home.tracking_uri),
         "home": str(home.root),
         "resume": _command("resume", result.name, home),
         "interrupted": result.interrupted,
@@ -80,7 +80,9 @@ def _sentences(result: SweepResult, space: SearchSpace, home: Home) -> list[str]
     lines.append(f"look at it with: {shlex.join(['sweeps', 'ui', '--home', str(home.root)])}")
     log = home.study(result.name).log
     if not result.tracked:
-        lines.append(f"not every record reached {home.tracking_uri}: see {log}")
+        lines.append(
+            f"not every record reached {masked(home.tracking_uri)}: see {log}; the rest is sent by {_command('resume', result.name, home)}"
+        )
     lines.append(f"Ray's and MLflow's own messages are in {log}")
     return lines
 

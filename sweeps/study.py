@@ -6,8 +6,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from distill.errors import InputError
-from sweeps.home import Home
+from distill.errors import InputError, RefusedError
+from sweeps.home import Home, masked
 from sweeps.leaderboard import TrialRow, best_rows, rank
 from sweeps.space import SearchSpace, load_space
 from sweeps.storage import open_storage, study_names
@@ -40,10 +40,19 @@ def run_attribute(number: int) -> str:
 
 
 def create_study(home: Home, name: str, space: SearchSpace) -> optuna.Study:
-    """Makes a new study of this name."""
-    return optuna.create_study(
-        storage=open_storage(home), study_name=name, sampler=space.sampler(), directions=space.directions
-    )
+    """Makes a new study of this name.
+
+    Raises:
+        RefusedError: If the storage holds one for another home.
+    """
+    try:
+        return optuna.create_study(
+            storage=open_storage(home), study_name=name, sampler=space.sampler(), directions=space.directions
+        )
+    except optuna.exceptions.DuplicatedStudyError:
+        raise RefusedError(
+            f"another home keeps a study {name} in {masked(home.optuna_url)}: choose another --name"
+        ) from None
 
 
 def read_space(home: Home, name: str) -> SearchSpace:

@@ -23,7 +23,7 @@ from distill.teachers import Teacher
 from sweeps.budget import Budget
 from sweeps.caching import build_caches, cache_folder, tell_of_damage
 from sweeps.failures import disk_is_full
-from sweeps.home import Home, StudyFolder
+from sweeps.home import Home, StudyFolder, masked
 from sweeps.leaderboard import TrialRow, as_csv, as_html, as_markdown, best_rows, rank
 from sweeps.ledger import Ledger
 from sweeps.nodes import check_shared_home
@@ -35,7 +35,7 @@ from sweeps.provenance import Provenance
 from sweeps.schedulers import make_scheduler
 from sweeps.search import StudySearcher
 from sweeps.space import SearchSpace
-from sweeps.storage import check_storage
+from sweeps.storage import check_storage, recorded_names
 from sweeps.study import (
     ENDED,
     HANDED_OVER,
@@ -45,7 +45,6 @@ from sweeps.study import (
     load_study,
     num_told,
     read_space,
-    study_names,
     trial_rows,
 )
 from sweeps.terminal import SweepDisplay
@@ -97,7 +96,7 @@ def run_sweep(
         RefusedError: If a preflight check refuses. Nothing was written.
     """
     folder = home.study(name or _free_name(home, space.name))
-    if folder.name in study_names(home) or folder.root.exists():
+    if folder.name in recorded_names(home) or folder.root.exists():
         raise RefusedError(
             f"there is a study {folder.name} in {home.root} already: choose another --name, or go on with it "
             f"by `sweeps resume {folder.name}`"
@@ -198,7 +197,7 @@ class _Sweep:
             num_trials=self._space.trainings,
             num_done=num_told(self._study),
             concurrent=concurrent,
-            tracking_uri=self._home.tracking_uri,
+            tracking_uri=masked(self._home.tracking_uri),
             home=self._home.root,
         )
         interrupted = False
@@ -387,7 +386,7 @@ def _open_study(
 
 
 def _free_name(home: Home, name: str) -> str:
-    taken = set(study_names(home)) | {path.name for path in (home.root / "studies").glob("*")}
+    taken = set(recorded_names(home)) | {path.name for path in (home.root / "studies").glob("*")}
     numbered = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
     return next(candidate for candidate in numbered if candidate not in taken)
 

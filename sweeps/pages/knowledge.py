@@ -20,7 +20,7 @@ from distill.teachers import Teacher
 from sweeps.home import Home
 from sweeps.leaderboard import TrialRow, rank
 from sweeps.pages.content import MissingError
-from sweeps.pages.records import SweepRecord, find_record, learning_curves, run_metrics
+from sweeps.pages.records import SweepRecord, curves_of, find_record, run_metrics
 from sweeps.study import TEACHER, load_study, read_space, summary, trial_rows
 
 ACCURACY = "verification_accuracy"
@@ -181,7 +181,7 @@ class Knowledge:
 
     def curves(self, row: TrialRow, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Metrics of a trial by epoch, as MLflow has them."""
-        return learning_curves(self.home, row.run_id, names)
+        return curves_of(self.home, row.run_id, names)
 
     def epochs_of(self, row: TrialRow) -> int:
         """Epochs of a trial that is not stopped."""

@@ -12,7 +12,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from sweeps.home import Home
+from sweeps.curves import learning_curves
+from sweeps.home import Home, masked
 
 ARTIFACT_PATH = "report"
 
@@ -70,25 +71,14 @@ def run_metrics(home: Home, run_id: str | None) -> dict[str, float]:
         return {}
 
 
-def learning_curves(
-    home: Home, run_id: str | None, names: Iterable[str]
-) -> dict[str, list[tuple[int, float]]]:
-    """Metrics of a trial by epoch, in the order of epochs; those that MLflow has."""
-    if run_id is None or (client := _client(home)) is None:
+def curves_of(home: Home, run_id: str | None, names: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """`learning_curves` of a trial; nothing where MLflow has no such run, or does not answer."""
+    if run_id is None or _client(home) is None:
         return {}
-    curves = {}
     try:
-        for name in names:
-            history = client.get_metric_history(run_id, name)
-            # An epoch that was repeated after a crash is what it was the last time.
-            values = {
-                metric.step: metric.value for metric in sorted(history, key=lambda metric: metric.timestamp)
-            }
-            if values:
-                curves[name] = sorted(values.items())
+        return learning_curves(home, run_id, names)
     except MlflowException:
         return {}
-    return curves
 
 
 def log_report(client: MlflowClient, run_id: str, files: Iterable[Path]) -> None:
@@ -110,11 +100,11 @@ def log_files(home: Home, study: str, files: Iterable[Path]) -> str | None:
     record = find_record(home, study)
     client = _client(home)
     if client is None or record is None:
-        return f"{home.tracking_uri} has no run of the sweep {study}"
+        return f"{masked(home.tracking_uri)} has no run of the sweep {study}"
     try:
         log_report(client, record.run_id, files)
     except (MlflowException, OSError) as error:
-        return f"{home.tracking_uri} does not take it: {str(error).strip().splitlines()[0]}"
+        return f"{masked(home.tracking_uri)} does not take it: {str(error).strip().splitlines()[0]}"
     return None
 
 

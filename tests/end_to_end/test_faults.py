@@ -262,7 +262,7 @@ def test_a_full_disk_ends_the_sweep_with_a_sentence_and_it_goes_on_once_there_is
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(small)], capture_output=True, text=True
     )
     if mounted.returncode != 0:
         pytest.skip(f"no file system of its own can be mounted here: {mounted.stderr.strip()}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import ray.exceptions
 import torch
+from ray import cloudpickle
 from ray.train import WorkerGroupError
 
 from distill.errors import DivergenceError, InputError
@@ -15,8 +16,12 @@ from sweeps.failures import TIMEOUT_FILE, Failure, disk_is_full, failure_of
 
 
 def ended(tmp_path: Path, error: BaseException | None, *, timeout_s: float | None = None) -> Failure:
-    text = "Traceback ...\n" + (f"{type(error).__name__}: {error}\n" if error else "")
-    trial: Any = SimpleNamespace(get_pickled_error=lambda: error, get_error=lambda: text)
+    """What is said of a trial of which Tune has just written why it ended, if it could."""
+    text, pickled = tmp_path / "error.txt", tmp_path / "error.pkl"
+    text.write_text("Traceback ...\n" + (f"{type(error).__name__}: {error}\n" if error else ""))
+    if error is not None:
+        pickled.write_bytes(cloudpickle.dumps(error))
+    trial: Any = SimpleNamespace(error_file=str(text), pickled_error_file=str(pickled))
     return failure_of(trial, tmp_path, timeout_s=timeout_s)
 
 
