@@ -80,9 +80,8 @@ def _sentences(result: SweepResult, space: SearchSpace, home: Home) -> list[str]
     lines.append(f"look at it with: {shlex.join(['sweeps', 'ui', '--home', str(home.root)])}")
     log = home.study(result.name).log
     if not result.tracked:
-        lines.append(
-            f"not every record reached {masked(home.tracking_uri)}: see {log}; the rest is sent by {_command('resume', result.name, home)}"
-        )
+        where, rest = masked(home.tracking_uri), _command("resume", result.name, home)
+        lines.append(f"not every record reached {where}, see {log}; the rest is sent by: {rest}")
     lines.append(f"Ray's and MLflow's own messages are in {log}")
     return lines
 

@@ -1,6 +1,7 @@
 """Why a trial ended: told from what Ray brings, however it is wrapped."""
 
 import errno
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import pytest
 import ray.exceptions
 import torch
-from ray import cloudpickle
 from ray.train import WorkerGroupError
 
 from distill.errors import DivergenceError, InputError
@@ -20,7 +20,7 @@ def ended(tmp_path: Path, error: BaseException | None, *, timeout_s: float | Non
     text, pickled = tmp_path / "error.txt", tmp_path / "error.pkl"
     text.write_text("Traceback ...\n" + (f"{type(error).__name__}: {error}\n" if error else ""))
     if error is not None:
-        pickled.write_bytes(cloudpickle.dumps(error))
+        pickled.write_bytes(pickle.dumps(error))
     trial: Any = SimpleNamespace(error_file=str(text), pickled_error_file=str(pickled))
     return failure_of(trial, tmp_path, timeout_s=timeout_s)
 
