@@ -66,11 +66,11 @@ def _view(first: Mapping[str, Any], metrics: Sequence[str], parameters: Sequence
     """The table of runs, best first, with what tells trials apart before what MLflow knows of every run."""
     widths = {
         "attributes.`Run Name`": 340,
-        **{f"metrics.`best/{metric}`": max(120, 8 * len(f"best/{metric}")) for metric in metrics},
-        **{f"params.`{name}`": max(90, 8 * len(name)) for name in parameters[:MAX_COLUMNS]},
-        "tags.`state`": 90,
-        "attributes.`Models`": 170,
-        "runDateAndNestInfo": 140,
+        **{f"metrics.`best/{metric}`": max(120, 13 * len(f"best/{metric}") // 2) for metric in metrics},
+        **{f"params.`{name}`": max(90, 7 * len(name)) for name in parameters[:MAX_COLUMNS]},
+        "tags.`state`": 80,
+        "attributes.`Models`": 140,
+        "runDateAndNestInfo": 130,
         "duration": 90,
     }
     return {
