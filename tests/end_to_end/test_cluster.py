@@ -46,7 +46,7 @@ def standing(cluster: ThreeNodes, study: str) -> dict[str, Any]:
 
 def test_a_job_is_watched_stopped_and_resumed_from_elsewhere(cluster: ThreeNodes) -> None:
     at = ("--address", cluster.dashboard)
-    longer = ("--set", "training.epochs=20")
+    longer = ("--set", "training.epochs=10")
     sent = cluster.sweeps(
         "submit", str(SPACE), "--name", "stopped", "--trials", "2", *PLAIN, *longer, "--no-follow", *at
     )
