@@ -1,7 +1,7 @@
 """A Ray cluster of three nodes on one machine, as apart as three machines are.
 
 Each node has a network namespace with an address of its own, a process namespace that ends as a whole, and a
-/tmp of its own. None of them sees this project's code, which reaches them as a user's does. What they share
+disk of its own at `OWN`. None of them sees this project's code, which reaches them as a user's does. What they share
 is one folder, mounted at `SHARED`, and the network, on which the laptop has the address `LAPTOP`. All of it
 ends with the processes that hold it.
 """
@@ -27,6 +27,8 @@ from tests.end_to_end.machine import BIN, wait_for
 
 SHARED = Path("/mnt")
 """Where the nodes see the folder that they share."""
+OWN = Path("/media")
+"""Where each node has what is its own: Ray's files, and what is temporary."""
 LAPTOP = "10.77.0.1"
 HEAD = "10.77.0.2"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
@@ -152,7 +154,7 @@ class ThreeNodes:
             where = f"--address={HEAD}:{GCS_PORT}"
         ray_start = (
             f"{BIN}/ray start {where} --node-ip-address={address} --num-cpus={CPUS_PER_NODE} "
-            f"--temp-dir=/tmp/ray --object-store-memory={OBJECT_STORE_BYTES} --disable-usage-stats --block"
+            f"--temp-dir={OWN}/ray --object-store-memory={OBJECT_STORE_BYTES} --disable-usage-stats --block"
         )
         here = {place for module in (distill, sweeps, search_spaces) for place in module.__path__}
         hosts = self.folder / f"{name}.hosts"
@@ -165,8 +167,8 @@ class ThreeNodes:
             f"mount --bind {shlex.quote(str(self.shared))} {SHARED}",
             *(f"mount -t tmpfs tmpfs {shlex.quote(folder)}" for folder in sorted(here | _installed())),
             "mount -t tmpfs tmpfs /dev/shm",
-            "mount -t tmpfs tmpfs /tmp",
-            "cd /tmp",
+            f"mount -t tmpfs tmpfs {OWN}",
+            f"cd {OWN}",
             f"exec {ray_start}",
         ]
         log = self.folder / f"{name}.log"
@@ -189,7 +191,7 @@ class ThreeNodes:
         subprocess.run([*inside, "link", "set", "eth0", "up"], check=True)
         assert process.stdin is not None
         process.stdin.write("\n")
-        process.stdin.flush()
+        process.stdin.close()
         return node
 
     def wait_until_up(self, num_nodes: int) -> None:
@@ -276,7 +278,8 @@ def _node_environment() -> dict[str, str]:
         **token(),
         **HEALTH,
         "PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": "/tmp",
+        "HOME": str(OWN),
+        "TMPDIR": str(OWN),
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
