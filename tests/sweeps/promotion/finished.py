@@ -1,7 +1,10 @@
 """A study that has ended, made without a sweep: its databases, its runs and its students."""
 
 import json
+import shutil
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,13 @@ from sweeps.study import EPOCHS, OUTCOME, create_study, load_study, run_attribut
 
 ACCURACY = "validation/verification_accuracy"
 STUDY, MODEL, COMMIT = "small", "small-student", "a" * 40
+PATHS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
+"""Where MLflow's database keeps places of files."""
 SPACE = """
 name: small
 objectives:
@@ -65,6 +75,17 @@ class Finished:
         made.client.set_terminated(parent.info.run_id)
         return made
 
+    def copied(self, root: Path) -> "Finished":
+        """The same in another place, to which the records in the copy lead."""
+        shutil.copytree(self.home.root, root)
+        with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+            for table, column in PATHS:
+                database.execute(
+                    f"UPDATE {table} SET {column} = REPLACE({column}, ?, ?)",
+                    (f"{self.home.root}/", f"{root}/"),
+                )
+        return Finished(Home.at(str(root)))
+
     @property
     def space(self) -> SearchSpace:
         return load_space(str(self.home.study(STUDY).space))
@@ -74,6 +95,7 @@ class Finished:
         values: Mapping[str, float],
         *,
         seed: int | None = 0,
+        blind: bool = False,
         state: TrialState = TrialState.COMPLETE,
         run_status: str | None = "FINISHED",
     ) -> int:
@@ -81,6 +103,7 @@ class Finished:
 
         Args:
             seed: Of its student's weights; None leaves it without a student.
+            blind: Whether its student takes everybody for the same person.
             run_status: How its run stands; None leaves it without a run.
         """
         study = load_study(self.home, STUDY)
@@ -96,17 +119,21 @@ class Finished:
             )
         )
         if seed is not None:
-            self.save_student(number, seed=seed, metrics=values)
+            self._save_student(number, seed=seed, blind=blind, metrics=values)
         if run_status is not None:
             study.set_user_attr(run_attribute(number), self._run(number, run_status))
         return number
 
-    def save_student(self, number: int, *, seed: int, metrics: Mapping[str, float]) -> None:
-        """Gives a trial the student that some seed initialises."""
+    def _save_student(self, number: int, *, seed: int, blind: bool, metrics: Mapping[str, float]) -> None:
         torch.manual_seed(seed)
         settings = BridgeTinySettings()
+        student = settings.build(embedding_dim=32, size_px=16)
+        if blind:
+            with torch.no_grad():
+                student.get_parameter("fc.weight").zero_()
+                student.get_parameter("fc.bias").fill_(1)
         save_student(
-            settings.build(embedding_dim=32, size_px=16),
+            student,
             self.home.study(STUDY).trial(number) / BEST,
             student=settings,
             embedding_dim=32,
@@ -116,7 +143,7 @@ class Finished:
             teacher_digest="b" * 64,
         )
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> list[Any]:
         """All that a refusal must not change: registry, runs and files."""
         registered = {
             model.name: (model.aliases, [dict(version.tags) for version in self._versions(model.name)])

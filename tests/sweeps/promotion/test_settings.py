@@ -12,8 +12,6 @@ from sweeps.space import (
     GroupGate,
     SpaceError,
     TeacherGate,
-    load_space,
-    packaged_names,
     parse_space,
 )
 from sweeps.space.promotion import former_alias
@@ -189,13 +187,6 @@ def test_the_aliases_of_former_versions_are_kept_for_them(alias: str) -> None:
 def test_each_alias_has_one_of_former_versions() -> None:
     assert former_alias("champion") == "previous"
     assert former_alias("staging") == "previous-staging"
-
-
-@pytest.mark.parametrize("name", packaged_names())
-def test_every_packaged_space_that_is_promoted_says_which_trial(name: str) -> None:
-    space = load_space(name)
-    if space.promotion is not None and len(space.objectives) > 1:
-        assert space.promotion.choose is not None
 
 
 def test_the_gates_of_the_documentation_are_gates() -> None:
