@@ -273,7 +273,11 @@ def fetch_student(uri: str) -> Path:
     Raises:
         InputError: If nothing is registered there, or it is no student.
     """
-    return Registry.of(Home.at()).fetch(uri)
+    try:
+        registry = Registry.of(Home.at())
+    except InputError as error:
+        raise InputError(f"there is no student at {uri}: {error}") from None
+    return registry.fetch(uri)
 
 
 def who() -> str:

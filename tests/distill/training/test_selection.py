@@ -17,7 +17,9 @@ MAY_MEASURE_ON_IT = {
     "distill/models.py": "`distill evaluate`, asked for by a person",
     "distill/teachers/recipe.py": "a teacher's card, after its training",
     "distill/training/loop.py": "a trial that says `selection: benchmark`",
-    "sweeps/sweep.py": "whether it can be read, before a sweep",
+    "sweeps/preflight.py": "whether it can be read, before a sweep",
+    "sweeps/compare.py": "`sweeps compare --benchmark`, asked for by a person, who is warned",
+    "sweeps/pages/knowledge.py": "the report on a student that was promoted, so was measured on it before",
     "sweeps/promotion/measuring.py": "the one student that was selected",
 }
 
