@@ -1,9 +1,9 @@
 """A Ray cluster of three nodes on one machine, as apart as three machines are.
 
-Each node has a network namespace with an address of its own, a process namespace that ends as a whole, and a
-disk of its own at `OWN`. None of them sees this project's code, which reaches them as a user's does. What they
-share is one folder, mounted at `SHARED`, and the network, on which the laptop has the address `LAPTOP`. All of
-it ends with the processes that hold it.
+Each node has a network namespace with an address of its own, a process namespace that ends as a whole, and
+a disk of its own at `OWN`. None of them sees this project's code, which reaches them as a user's does. They
+share a folder, mounted at `SHARED`, and the network, on which the laptop has the address `LAPTOP`. All of it
+ends with the processes that hold it.
 """
 
 import os
