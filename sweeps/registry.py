@@ -119,7 +119,7 @@ class Registry:
 
         Raises:
             InputError: If it is not the address of a server.
-            RefusedError: If nothing answers there.
+            RefusedError: If nothing answers there, or it lets nobody in.
         """
         address = urlsplit(uri)
         if address.scheme not in ("http", "https") or not address.hostname:
@@ -129,7 +129,10 @@ class Registry:
             socket.create_connection((address.hostname, port), timeout=_CONNECT_TIMEOUT_S).close()
         except OSError as error:
             raise RefusedError(f"no MLflow server answers at {without_password(uri)} ({error})") from error
-        return cls(uri)
+        registry = cls(uri)
+        with registry.asking():
+            registry.client.search_registered_models(max_results=1)
+        return registry
 
     @cached_property
     def client(self) -> MlflowClient:

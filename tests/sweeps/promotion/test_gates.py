@@ -3,18 +3,12 @@
 import dataclasses
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distill.checkpoint import StudentCard
-from distill.config import TrialConfig
 from distill.errors import InputError
 from distill.evaluation import Interval, verification_metrics
-from distill.students import BridgeTinySettings
-from distill.teachers import EmbeddedTeacherSettings
-from sweeps.leaderboard import TrialRow
 from sweeps.promotion.gates import Champion, Verdict, judge, read_gate
 from sweeps.promotion.measuring import Candidate, Measured
 from sweeps.promotion.tables import gate_table
@@ -23,44 +17,6 @@ from tests.sweeps.promotion.test_comparing import BAD, GOOD, pairs
 
 ACCURACY = "benchmark/verification_accuracy"
 PACE = "efficiency/faces_per_second_batch_1"
-
-
-@pytest.fixture(scope="module")
-def candidate() -> Candidate:
-    """A student that is told to have done as `GOOD` did."""
-    metrics = {
-        **verification_metrics(GOOD, pairs(), prefix="benchmark"),
-        "benchmark/eer": 0.06,
-        PACE: 500.0,
-        f"{PACE}_low": 480.0,
-        f"{PACE}_high": 510.0,
-        "export/onnx_bytes": 900_000.0,
-        "export/onnx_min_cosine": 0.99999,
-    }
-    settings = BridgeTinySettings()
-    interval = Interval(low=0.8, high=0.9)
-    return Candidate(
-        row=TrialRow(number=3, state="complete"),
-        chosen="first by validation/verification_accuracy",
-        config=TrialConfig.model_validate({"method": {"name": "synthdistill"}}),
-        card=StudentCard(
-            student=settings,
-            embedding_dim=8,
-            size_px=16,
-            epoch=1,
-            metrics={},
-            teacher_digest="a" * 64,
-            sha256="b" * 64,
-        ),
-        folder=Path("nowhere"),
-        teacher=EmbeddedTeacherSettings().load(),
-        benchmark=pairs(),
-        similarity_P=GOOD,
-        metrics=metrics,
-        teacher_metrics={ACCURACY: metrics[ACCURACY] / 0.96, "benchmark/eer": 0.05, "benchmark/auc": 0.0},
-        interval=interval,
-        teacher_interval=interval,
-    )
 
 
 @pytest.fixture(scope="module")
