@@ -15,6 +15,9 @@ from sweeps.study import TEACHER, load_study, read_space, trial_rows
 from sweeps.sweep import SweepResult
 from sweeps.terminal import SweepDisplay
 
+UI = "http://127.0.0.1:5000"
+"""Where `sweeps ui` serves unless told otherwise."""
+
 
 def leaderboard_text(home: Home, name: str, *, form: str) -> str:
     """Every trial of a study, best first.
@@ -77,11 +80,16 @@ def leaderboard_document(result: SweepResult, space: SearchSpace) -> dict[str, A
 def _sentences(result: SweepResult, space: SearchSpace, home: Home) -> list[str]:
     ended = [f"ended since {result.ended}"] if result.ended else []
     lines = [*ended, *_selected_on(space), _what_won(result, space), *_where_it_is(result, space, home)]
-    lines.append(f"look at it with: {shlex.join(['sweeps', 'ui', '--home', str(home.root)])}")
-    log = home.study(result.name).log
-    if not result.tracked:
-        where, rest = masked(home.tracking_uri), _command("resume", result.name, home)
-        lines.append(f"not every record reached {where}, see {log}; the rest is sent by: {rest}")
+    log, uri = home.study(result.name).log, masked(home.tracking_uri)
+    if not home.has_tracking_server:
+        lines.append(f"look at it with: {shlex.join(['sweeps', 'ui', '--home', str(home.root)])}")
+    if result.page is not None:
+        lines.append(f"its trials: {uri if home.has_tracking_server else UI}/{result.page}")
+    if result.num_waiting:
+        lines.append(
+            f"{result.num_waiting} records wait for {uri}, see {log}; they are sent by: "
+            f"{_command('resume', result.name, home)}"
+        )
     lines.append(f"Ray's and MLflow's own messages are in {log}")
     return lines
 

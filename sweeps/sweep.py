@@ -68,7 +68,8 @@ class SweepResult:
         ended: What ended it, in a sentence; None when it was interrupted.
         promotion: What was promoted; None when nothing was.
         refusal: Why the best student was not promoted, where that was asked for.
-        tracked: Whether every record reached the tracker.
+        num_waiting: Records that did not reach the tracker, and wait for the study's next driver.
+        page: Where MLflow shows its trials, below its address; None where it has not heard of them.
     """
 
     name: str
@@ -78,7 +79,8 @@ class SweepResult:
     ended: str | None
     promotion: Promotion | None
     refusal: str | None
-    tracked: bool
+    num_waiting: int
+    page: str | None
     seconds: float
 
 
@@ -238,7 +240,7 @@ class _Sweep:
                 "leaderboard.html": as_html(rows, self._space.objectives, teacher=teacher),
             },
         )
-        tracked = self._tracker.close()
+        self._tracker.close()
         rows = rank(trial_rows(self._study, self._space), self._space.objectives, self._space.constraints)
         promotion, refusal = (None, None) if interrupted else self._promote()
         return SweepResult(
@@ -249,7 +251,8 @@ class _Sweep:
             ended=ended,
             promotion=promotion,
             refusal=refusal,
-            tracked=tracked,
+            num_waiting=self._tracker.num_waiting,
+            page=self._tracker.page,
             seconds=time.monotonic() - began,
         )
 

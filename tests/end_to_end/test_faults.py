@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from distill.checkpoint import LAST
 from tests.end_to_end.machine import Machine, wait_for
+from tests.end_to_end.mlflow_server import MlflowServer
 
 pytestmark = pytest.mark.slow
 
@@ -202,6 +203,42 @@ def test_trials_that_diverge_run_out_of_memory_or_hang_fail_with_their_reasons_a
     assert {run.info.status for number, run in runs.items() if by_number[number]["state"] == "failed"} == {
         "FAILED"
     }
+
+
+def test_a_sweep_goes_on_without_its_tracker_and_everything_arrives_later_in_order_and_once(
+    machine: Machine, space: Path, tmp_path: Path
+) -> None:
+    outage_s = float(os.environ.get("FAULT_OUTAGE_S", "20"))
+    (tmp_path / "server").mkdir()
+    server = MlflowServer(root=tmp_path / "server").start()
+    try:
+        # As many trials as outlast the outage, on any machine.
+        trials = 4 + round(outage_s / 5)
+        process = machine.start("run", str(space), "--trials", str(trials), "--tracking-uri", server.uri)
+        folder = trial_folder(machine, 0)
+        assert wait_for(lambda: (folder / LAST).exists() or process.poll() is not None, timeout=240)
+        server.kill()
+        time.sleep(outage_s)
+        ended = len(list((machine.home / "studies" / "faults" / "trials").glob("*/best")))
+        assert ended >= 1, "the sweep stood still while its tracker was away"
+        server.start()
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == 0, out + err
+        client = MlflowClient(tracking_uri=server.uri)
+        experiment = client.get_experiment_by_name("faults")
+        assert experiment is not None
+        runs = [
+            r for r in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in r.data.tags
+        ]
+        assert sorted(int(run.data.tags["trial"]) for run in runs) == list(range(trials))
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        for run in runs:
+            history = client.get_metric_history(run.info.run_id, "train/loss")
+            assert [entry.step for entry in history] == list(range(1, EPOCHS + 1))
+        (parent,) = client.search_runs([experiment.experiment_id], filter_string="tags.kind = 'sweep'")
+        assert parent.info.status == "FINISHED"
+    finally:
+        server.kill()
 
 
 def test_two_drivers_cannot_hold_one_study(machine: Machine, space: Path) -> None:
