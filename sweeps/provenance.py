@@ -31,6 +31,10 @@ PACKAGES = (
 _TEACHER: TypeAdapter[AnyTeacherSettings] = TypeAdapter(AnyTeacherSettings)
 
 
+SUBMITTED = Path(__file__).parents[1] / "provenance.json"
+"""Beside code that was sent to a cluster: where it came from."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where a sweep's code came from.
@@ -48,7 +52,9 @@ class Provenance:
 
     @classmethod
     def of_this_process(cls) -> "Provenance":
-        """Looks at the code that is running."""
+        """Looks at the code that is running; of a job, at what was said where it was submitted."""
+        if SUBMITTED.exists():
+            return cls(**json.loads(SUBMITTED.read_text()))
         command = masked(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
         # An installed package may lie inside a checkout of something else.
         if _git("ls-files", "--error-unmatch", __file__) is None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from distill.errors import InputError
 from sweeps.home import HOME_VARIABLE, TRACKING_VARIABLE, Home
-from sweeps.provenance import Provenance
+from sweeps.provenance import SUBMITTED, Provenance
 from sweeps.space import SpaceError, load_space
 from sweeps.space.document import parse
 from sweeps.space.load import merged
@@ -21,7 +21,6 @@ from sweeps.space.load import merged
 PACKAGES = ("distill", "sweeps", "search_spaces")
 DISTRIBUTION = "face-distillation-sweeps"
 SPACE_FILE = "space.yaml"
-PROVENANCE_FILE = "provenance.json"
 STUDY, HOME, TRACKING = "study", "home", "tracking_uri"
 """What a job says of its sweep."""
 
@@ -124,7 +123,7 @@ def pack(submission: Submission, folder: Path) -> int:
         shutil.copytree(place, folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     _describe_distribution(folder)
     provenance = json.dumps(asdict(Provenance.of_this_process()), indent=2)
-    (folder / PROVENANCE_FILE).write_text(provenance)
+    (folder / SUBMITTED.name).write_text(provenance)
     if submission.space_yaml is not None:
         (folder / SPACE_FILE).write_text(submission.space_yaml)
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

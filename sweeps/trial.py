@@ -211,7 +211,7 @@ class DistributedTrial(ray.tune.Trainable):
             controller: ActorHandle = self._controllers.get()
             with contextlib.suppress(RayError):  # aborting ends the controller: its answer never comes
                 ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
-        (Path(self.config["directory"]) / HELD).unlink(missing_ok=True)
+        free_workers(Path(self.config["directory"]))
         for channel in (self._reports, self._controllers):
             channel.shutdown(force=True)
 
@@ -249,10 +249,19 @@ class _TellOfWorkers(ControllerCallback, WorkerGroupCallback):
     def after_controller_start(self, train_run_context: Any) -> None:
         self._controllers.put(ray.get_runtime_context().current_actor)
 
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        held = worker_group.get_worker_group_state().placement_group_handle.placement_group
+    def before_init_train_context(self, workers: Any) -> dict[str, list[Any]]:
+        """Leaves the note before the workers connect: Ray forgets what it holds for those that fail to."""
+        held: Any = ray.get(workers[0].execute_async(_own_placement_group))
         self._directory.mkdir(parents=True, exist_ok=True)
-        (self._directory / HELD).write_text(held.id.hex())
+        (self._directory / HELD).write_text(held)
+        return {}
+
+
+def _own_placement_group() -> str:
+    """In which placement group this process runs."""
+    group = ray.util.get_current_placement_group()
+    assert group is not None
+    return group.id.hex()
 
 
 def free_workers(directory: Path) -> None:
@@ -262,7 +271,7 @@ def free_workers(directory: Path) -> None:
     them: no other trial would ever be placed there.
     """
     note = directory / HELD
-    if note.exists():
+    with contextlib.suppress(FileNotFoundError):  # the trial's own clean-up may come first
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(note.read_text())))
         note.unlink()
 

@@ -165,9 +165,9 @@ def test_a_truncated_checkpoint_is_put_aside_and_the_one_before_is_used(
     done = machine.run("resume", "faults")
     assert done.returncode == 0, done.stderr
     assert_nothing_is_lost_or_twice(machine, num_trials=1)
-    assert "is damaged" in done.stdout
-    notes = [run.data.tags.get("note", "") for run in children(machine)]
-    assert any("is damaged" in note for note in notes)
+    assert "damaged and put aside" in done.stdout
+    notes = [run.data.tags.get("mlflow.note.content", "") for run in children(machine)]
+    assert any("damaged and put aside" in note for note in notes)
 
 
 def test_trials_that_diverge_run_out_of_memory_or_hang_fail_with_their_reasons_and_the_rest_goes_on(
