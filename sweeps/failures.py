@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ _LOST = (
     RayActorError,
     WorkerCrashedError,
 )
+NO_ROOM = 2**20
+"""Bytes: what is left of a disk when nothing of use can be written any more."""
 # What torch says when the CPU's memory, not a GPU's, ends: a plain RuntimeError.
 _CPU_MEMORY = "can't allocate memory"
 
@@ -69,17 +72,26 @@ def failure_of(trial: TuneTrial, directory: Path, *, timeout_s: float | None) ->
             f"it ran longer than resources.timeout_minutes ({timeout_s / 60:g}); {directory / TIMEOUT_FILE} "
         )
         return Failure(kind="timeout", reason=f"{reason}says where it was")
-    return Failure(kind=_kind(list(_causes(_error(trial)))), reason=_last_line(trial))
+    error = _error(trial)
+    if disk_is_full(error, directory):
+        return Failure(kind="disk full", reason=_last_line(trial))
+    return Failure(kind=_kind(list(_causes(error))), reason=_last_line(trial))
 
 
-def disk_is_full(error: BaseException) -> bool:
-    """Whether an error, or what brought it about, is a disk without space."""
-    return any(_says_full(cause) for cause in _causes(error))
+def disk_is_full(error: BaseException | None, folder: Path) -> bool:
+    """Whether an error, or what brought it about, is a disk without space; or there is none left.
+
+    Args:
+        error: None where it could not be written down whole, which itself may be for want of space.
+        folder: On the disk.
+    """
+    if any(_says_full(cause) for cause in _causes(error)):
+        return True
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(nearest).free < NO_ROOM
 
 
 def _kind(causes: list[BaseException]) -> Kind:
-    if any(_says_full(cause) for cause in causes):
-        return "disk full"
     memory = (torch.OutOfMemoryError, MemoryError, OutOfMemoryError)
     if any(isinstance(cause, memory) or _CPU_MEMORY in str(cause) for cause in causes):
         return "out of memory"

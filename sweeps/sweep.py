@@ -213,9 +213,10 @@ class _Sweep:
             self._tracker.close()
             raise
         except Exception as error:
-            if not disk_is_full(error):
+            # Where a trial found the disk full, Tune may stumble over what it could not write whole.
+            if self._ledger.disk_full is None and not disk_is_full(error, self._home.root):
                 raise
-            raise self._disk_full(str(error)) from error
+            raise self._disk_full(self._ledger.disk_full or str(error)) from error
         if self._ledger.disk_full:
             raise self._disk_full(self._ledger.disk_full)
         if ended := self._budget.is_used_up():

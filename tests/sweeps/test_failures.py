@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,9 +71,16 @@ def test_a_trial_that_ran_out_of_time_says_how_long_it_had(tmp_path: Path) -> No
     assert "resources.timeout_minutes (1.5)" in failure.reason
 
 
+def test_a_disk_without_space_is_seen_where_the_error_itself_found_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    assert ended(tmp_path, None).kind == "disk full"
+
+
 def test_a_disk_without_space_is_seen_through_what_wraps_it() -> None:
     wrapped = RuntimeError("the run failed")
     wrapped.__cause__ = NO_SPACE
-    assert disk_is_full(wrapped)
-    assert disk_is_full(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
-    assert not disk_is_full(OSError(errno.EACCES, "Permission denied"))
+    assert disk_is_full(wrapped, Path())
+    assert disk_is_full(RuntimeError("(sqlite3.OperationalError) database or disk is full"), Path())
+    assert not disk_is_full(OSError(errno.EACCES, "Permission denied"), Path())
