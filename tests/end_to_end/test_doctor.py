@@ -78,7 +78,7 @@ def test_a_machine_of_its_own_has_nothing_wrong(machine: Machine) -> None:
     assert done.returncode == 0, done.stdout
     assert {line.split()[0] for line in done.stdout.splitlines()} <= {"ok", "note"}
     assert "shared home    " in done.stdout
-    assert "MLflow answers" in done.stdout
+    assert "mlflow.db answers" in done.stdout
 
 
 @NEEDS_ROOT
