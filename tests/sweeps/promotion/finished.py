@@ -62,7 +62,7 @@ class Finished:
     @classmethod
     def at(cls, root: Path, space: str = SPACE) -> "Finished":
         """Makes the home, its study and its runs."""
-        made = cls(Home.at(str(root)))
+        made = cls(_home(root))
         made.home.ensure()
         parsed = parse_space(space, file="space.yaml")
         folder = made.home.study(STUDY)
@@ -84,7 +84,7 @@ class Finished:
                     f"UPDATE {table} SET {column} = REPLACE({column}, ?, ?)",
                     (f"{self.home.root}/", f"{root}/"),
                 )
-        return Finished(Home.at(str(root)))
+        return Finished(_home(root))
 
     @property
     def space(self) -> SearchSpace:
@@ -174,3 +174,8 @@ class Finished:
         if status != "RUNNING":
             self.client.set_terminated(run.info.run_id, status=status)
         return run.info.run_id
+
+
+def _home(root: Path) -> Home:
+    """A home with its own records, wherever MLflow's environment leads by now."""
+    return Home.at(str(root), f"sqlite:///{root / 'mlflow.db'}")
