@@ -104,7 +104,8 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(server: MlflowSer
     check = check_tracker(Home.at(str(tmp_path / "home"), uri))
     assert not check.ok
     assert check.finding == (
-        f"MLflow at {uri.replace(PASSWORD, '***')} is given a password in its address, which would be kept and shown: set "
+        f"MLflow at {uri.replace(PASSWORD, '***')} is given a password in its address, which would be kept "
+        "and shown: set "
         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
     )
 
