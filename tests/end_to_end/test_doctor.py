@@ -39,11 +39,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_nodes(folders: Path) -> Iterator[RayHead]:
+    # A Ray that was started in this process before would have left its own mode here.
+    environment = {"RAY_AUTH_MODE": "disabled"}
     head = subprocess.Popen(
         [sys.executable, "-m", "tests.end_to_end.ray_nodes", json.dumps([{"num_cpus": 1}])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | environment,
         start_new_session=True,
     )
     assert head.stdout is not None
@@ -56,11 +59,15 @@ def two_nodes(folders: Path) -> Iterator[RayHead]:
         address=address,
     )
     node = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["unshare", "--mount", "sh", "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+        start_new_session=True,
     )
     assert node.stdout is not None
     assert any("Ray runtime started" in line for line in node.stdout)
-    yield RayHead(address=address, environment={})
+    yield RayHead(address=address, environment=environment)
     node.terminate()
     node.communicate(timeout=60)
     head.communicate(timeout=60)
