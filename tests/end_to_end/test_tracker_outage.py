@@ -225,7 +225,7 @@ def test_a_sweep_that_ended_while_the_tracker_was_away_is_sent_by_who_opens_it_n
     assert not finish(tracker)
     assert time.monotonic() - began < 10
     waiting = Outbox(home.study("away").root).num_waiting
-    assert tracker.num_waiting == waiting == 2 * (EPOCHS + 4) + 2
+    assert tracker.num_waiting == waiting == 2 * (EPOCHS + 5) + 2
 
     monkeypatch.setattr(tracking, "FLUSH_S", 60.0)
     proxy.weather = Weather.FINE
