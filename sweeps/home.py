@@ -78,6 +78,12 @@ class Home:
         """Whether a server records, and keeps files where it is set up to; else this home keeps them."""
         return not self.tracking_uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
 
+    @property
+    def missing_database(self) -> Path | None:
+        """The file of its MLflow where it does not exist: to ask MLflow would make an empty one."""
+        path = Path(self.tracking_uri.removeprefix("sqlite:///"))
+        return path if self.tracking_uri.startswith("sqlite:///") and not path.exists() else None
+
     def study(self, name: str) -> "StudyFolder":
         """The folder of one study, which need not exist.
 

@@ -70,7 +70,7 @@ def read_record(home: Home, study: str, number: int) -> Record:
     Raises:
         InputError: If the tracker does not answer, has no such trial, or its record is damaged.
     """
-    if (missing := missing_database(home)) is not None:
+    if (missing := home.missing_database) is not None:
         raise InputError(f"there is no record of trial {number} of {study}, since there is no {missing}")
     try:
         client = MlflowClient(tracking_uri=home.tracking_uri)
@@ -108,12 +108,6 @@ def run_page(home: Home, experiment_id: str, run_id: str) -> str:
     """The address of a trial's page in MLflow; on a database, the one that `sweeps ui` would serve."""
     root = home.tracking_uri.rstrip("/") if home.has_tracking_server else "http://127.0.0.1:5000"
     return f"{root}/#/experiments/{experiment_id}/runs/{run_id}"
-
-
-def missing_database(home: Home) -> Path | None:
-    """The file of a home's MLflow where it does not exist: to ask MLflow would make an empty one."""
-    path = Path(home.tracking_uri.removeprefix("sqlite:///"))
-    return path if home.tracking_uri.startswith("sqlite:///") and not path.exists() else None
 
 
 def notes(tags: Mapping[str, str]) -> dict[str, str]:

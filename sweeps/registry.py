@@ -108,8 +108,7 @@ class Registry:
         Raises:
             InputError: If there is none yet.
         """
-        database = home.tracking_uri.removeprefix("sqlite:///")
-        if database != home.tracking_uri and not Path(database).exists():  # MLflow would make an empty one
+        if (database := home.missing_database) is not None:
             raise InputError(f"nothing is registered yet, since there is no database {database}")
         return cls(home.tracking_uri)
 

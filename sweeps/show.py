@@ -18,7 +18,7 @@ from sweeps.columns import Column, duration, fitted_table, metric_text, setting_
 from sweeps.curves import learning_curves
 from sweeps.home import Home
 from sweeps.leaderboard import TrialRow, rank
-from sweeps.record import missing_database, notes, run_page
+from sweeps.record import notes, run_page
 from sweeps.space import SearchSpace
 from sweeps.study import ATTEMPTS, TEACHER, load_study, read_space, trial_rows
 from sweeps.tracking import flatten
@@ -205,7 +205,7 @@ def _asked_of_mlflow(
     """A trial's page, tags and curves, and why there are none."""
     if row.run_id is None:
         return None, {}, {}, "it has no MLflow run"
-    if (missing := missing_database(home)) is not None:
+    if (missing := home.missing_database) is not None:
         return None, {}, {}, f"there is no {missing}"
     try:
         run = MlflowClient(tracking_uri=home.tracking_uri).get_run(row.run_id)

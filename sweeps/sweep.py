@@ -17,8 +17,7 @@ import ray.tune
 from ray.tune import Stopper
 
 from distill.errors import InputError, RefusedError
-from distill.evaluation import evaluate_pairs, static_efficiency
-from distill.runtimes import OnnxNetwork
+from distill.evaluation import evaluate_pairs, teacher_efficiency
 from distill.teachers import Teacher
 from sweeps.budget import Budget
 from sweeps.caching import build_caches, cache_folder, tell_of_damage
@@ -324,9 +323,7 @@ class _Sweep:
 
     def _teacher_metrics(self) -> dict[str, float]:
         metrics = evaluate_pairs(self._teacher, self._config.faces.validation_pairs(), prefix="validation")
-        if any(isinstance(module, OnnxNetwork) for module in self._teacher.modules()):
-            return metrics  # what onnxruntime runs cannot be counted
-        return metrics | static_efficiency(self._teacher, size_px=self._config.faces.size_px)
+        return metrics | teacher_efficiency(self._teacher, size_px=self._config.faces.size_px)
 
     def _summary(self, rows: list[TrialRow], teacher: dict[str, float]) -> dict[str, float]:
         counted = {

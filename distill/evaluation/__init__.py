@@ -18,6 +18,7 @@ from distill.evaluation.efficiency import (
     measured_efficiency,
     static_efficiency,
     static_efficiency_of,
+    teacher_efficiency,
 )
 from distill.evaluation.fairness import (
     Estimate,
@@ -95,6 +96,7 @@ __all__ = [
     "static_efficiency",
     "static_efficiency_of",
     "tar_at_far",
+    "teacher_efficiency",
     "ten_fold",
     "tpir_at_fpir",
     "verification_metrics",

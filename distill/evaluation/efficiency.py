@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from distill.errors import InputError
 from distill.evaluation.mode import evaluating
+from distill.runtimes import OnnxNetwork
 from distill.students import StudentSettings
 
 BATCH_SIZES = (1, 128)
@@ -85,6 +86,13 @@ def static_efficiency(network: nn.Module, *, size_px: int) -> dict[str, float]:
         "efficiency/macs": float(counter.macs),
         "efficiency/activation_bytes": float(_FLOAT32_BYTES * counter.outputs),
     }
+
+
+def teacher_efficiency(teacher: nn.Module, *, size_px: int) -> dict[str, float]:
+    """`static_efficiency` of a teacher; nothing where onnxruntime runs it, which cannot be counted."""
+    if any(isinstance(module, OnnxNetwork) for module in teacher.modules()):
+        return {}
+    return static_efficiency(teacher, size_px=size_px)
 
 
 def static_efficiency_of(settings: StudentSettings, *, embedding_dim: int, size_px: int) -> dict[str, float]:

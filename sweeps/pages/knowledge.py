@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from distill.checkpoint import BEST, StudentCard, load_student
 from distill.config import TrialConfig
 from distill.errors import DivergenceError, InputError
-from distill.evaluation import embed_pairs, pair_metrics, pair_similarity, static_efficiency
+from distill.evaluation import embed_pairs, pair_metrics, pair_similarity, teacher_efficiency
 from distill.faces import VerificationPairs
-from distill.runtimes import OnnxNetwork
 from distill.teachers import Teacher
 from sweeps.home import Home
 from sweeps.leaderboard import TrialRow, rank
@@ -169,9 +168,7 @@ class Knowledge:
         except (MissingError, InputError, DivergenceError):
             return {}
         metrics = pair_metrics(measured.teacher_P, measured.pairs, prefix=measured.pairs.name)
-        if any(isinstance(module, OnnxNetwork) for module in network.modules()):
-            return metrics  # what onnxruntime runs cannot be counted
-        return metrics | static_efficiency(network, size_px=self.champion.config.faces.size_px)
+        return metrics | teacher_efficiency(network, size_px=self.champion.config.faces.size_px)
 
     def curve(self, row: TrialRow) -> list[tuple[int, float]]:
         """The first objective of a trial by epoch."""

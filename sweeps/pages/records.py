@@ -110,10 +110,7 @@ def log_files(home: Home, study: str, files: Iterable[Path]) -> str | None:
 
 def _client(home: Home) -> MlflowClient | None:
     """A client; None where there is no database yet, which MLflow would then make."""
-    database = home.tracking_uri.removeprefix("sqlite:///")
-    if database != home.tracking_uri and not Path(database).exists():
-        return None
-    return MlflowClient(tracking_uri=home.tracking_uri)
+    return None if home.missing_database else MlflowClient(tracking_uri=home.tracking_uri)
 
 
 def _versions(client: MlflowClient, run_id: str) -> dict[str, str]:
