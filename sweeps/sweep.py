@@ -137,7 +137,8 @@ def _drive(
             stack.enter_context(folder.driven())
         require(cluster.check_installation(), cluster.check_home(home), check_storage(home))
         dashboard_url = stack.enter_context(cluster.connected(address))
-        stack.enter_context(_interruptible())  # after Ray, which takes SIGTERM for itself
+        interrupts = _Interrupts(display)
+        stack.enter_context(interrupts.heard())  # after Ray, which takes SIGTERM for itself
         nodes = cluster.nodes()
         require(
             cluster.check_dashboard(dashboard_url),
@@ -152,7 +153,7 @@ def _drive(
         require(check_tracker(home))
         study = _open_study(space, home, folder, display=display, resume=resume)
         sweep = _Sweep(space, study=study, home=home, folder=folder, teacher=teacher, display=display)
-        return sweep.run(began, resume=resume)
+        return sweep.run(began, resume=resume, interrupts=interrupts)
 
 
 class _Sweep:
@@ -181,7 +182,7 @@ class _Sweep:
             study, space, folder=folder, tracker=self._tracker, display=display, budget=self._budget
         )
 
-    def run(self, began: float, *, resume: bool) -> SweepResult:
+    def run(self, began: float, *, resume: bool, interrupts: "_Interrupts") -> SweepResult:
         """Searches until the budget is told, or until it is interrupted."""
         self._tracker.start_sweep(
             space_yaml=self._space.to_yaml(),
@@ -205,6 +206,7 @@ class _Sweep:
         try:
             build_caches(self._space, home=self._home, concurrent=concurrent, display=self._display)
             self._fit(concurrent)
+            interrupts.search_is_over = True
         except KeyboardInterrupt:
             interrupted = True
         except InputError:  # no trial could do without
@@ -392,24 +394,35 @@ def _free_name(home: Home, name: str) -> str:
     return next(candidate for candidate in numbered if candidate not in taken)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turns the first SIGINT or SIGTERM into a KeyboardInterrupt, and the second into an end at once."""
-    signalled = False
+class _Interrupts:
+    """What SIGINT and SIGTERM do: the first ends the search cleanly, the second ends everything at once.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal signalled
-        if signalled:
+    Where the search is over by itself the first is answered with a sentence: what is left is to record it.
+    """
+
+    def __init__(self, display: SweepDisplay):
+        self.search_is_over = False
+        self._display = display
+        self._came_before = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Answers a signal."""
+        if self._came_before:
             os._exit(130)
-        signalled = True
-        raise KeyboardInterrupt
+        self._came_before = True
+        if not self.search_is_over:
+            raise KeyboardInterrupt
+        self._display.note("the search is over and its end is being recorded; once more ends that at once")
 
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Answers signals until its end."""
+        former = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
 
 __all__ = ["SweepResult", "resume_sweep", "run_sweep"]

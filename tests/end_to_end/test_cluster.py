@@ -46,12 +46,16 @@ def standing(cluster: ThreeNodes, study: str) -> dict[str, Any]:
 
 def test_a_job_is_watched_stopped_and_resumed_from_elsewhere(cluster: ThreeNodes) -> None:
     at = ("--address", cluster.dashboard)
-    longer = ("--set", "training.epochs=10")
+    # The second trial must still run when it is stopped, some commands after the first has ended.
+    longer = ("--set", "training.epochs=20")
     sent = cluster.sweeps(
         "submit", str(SPACE), "--name", "stopped", "--trials", "2", *PLAIN, *longer, "--no-follow", *at
     )
     assert sent.returncode == 0, sent.stderr
     assert "job stopped.1 of study stopped" in sent.stdout
+    twice = cluster.sweeps("submit", str(SPACE), "--name", "stopped", *at)
+    assert twice.returncode == 3
+    assert "is being driven by job stopped.1: stop it first with `sweeps stop stopped" in twice.stderr
 
     def log() -> str:
         return cluster.sweeps("logs", "stopped", *at).stdout
@@ -59,10 +63,6 @@ def test_a_job_is_watched_stopped_and_resumed_from_elsewhere(cluster: ThreeNodes
     assert wait_for(lambda: "1/2 done" in log(), timeout=200), log()
     now = standing(cluster, "stopped")
     assert (now["state"], now["trials"], now["best_trial"]) == ("RUNNING", "1/2", 0)
-    twice = cluster.sweeps("submit", str(SPACE), "--name", "stopped", *at)
-    assert twice.returncode == 3
-    assert "is being driven by job stopped.1: stop it first with `sweeps stop stopped" in twice.stderr
-
     stopped = cluster.sweeps("stop", "stopped", *at)
     assert stopped.returncode == 0, stopped.stderr
     assert f"sweeps submit --resume stopped --address {cluster.dashboard}" in stopped.stdout

@@ -123,7 +123,7 @@ def _left_behind() -> list[str]:
     groups = [
         f"placement group {key}" for key, g in placement_group_table().items() if g["state"] != "REMOVED"
     ]
-    actors = [vars(actor) for actor in list_actors()]
+    actors = [vars(actor) for actor in list_actors(address=ray.get_runtime_context().gcs_address)]
     living = [f"actor {actor['class_name']}" for actor in actors if actor["state"] != "DEAD"]
     # One a cluster, for its life: not a trial's.
     return groups + [actor for actor in living if "AutoscalingCoordinator" not in actor]

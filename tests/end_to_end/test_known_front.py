@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from tests.end_to_end.known_problem import values
@@ -149,7 +151,9 @@ confirm: {top: 4, seeds: 2}
 def test_the_first_budget_that_is_met_ends_the_sweep_and_is_named(tmp_path: Path, ray_head: RayHead) -> None:
     space = GRID + "search: {sampler: random, num_trials: 200, seed: 1}\nbudget: {target: 1.0, hours: 5.0}"
     document = sweep(tmp_path, space, ray_head)
-    reached = [t["trial"] for t in document["trials"] if t["values"] and t["values"][0] >= 1.0]
-    assert document["ended"] == f"trial {min(reached)} reached budget.target (1)"
+    study = optuna.load_study(study_name="known", storage=f"sqlite:///{tmp_path / 'home' / 'optuna.db'}")
+    ended = sorted(study.trials, key=lambda trial: trial.datetime_complete or datetime.max)
+    first = next(trial.number for trial in ended if trial.values[0] >= 1.0)
+    assert document["ended"] == f"trial {first} reached budget.target (1)"
     assert len(document["trials"]) < 200
     assert all(trial["state"] == "complete" for trial in document["trials"])

@@ -17,7 +17,7 @@ import pytest
 from distill.checkpoint import load_student
 from distill.config import TrialConfig
 from distill.errors import DivergenceError
-from distill.training import read_timeout, train
+from distill.training import read_timeout
 from sweeps import cluster
 from sweeps.space import ResourcesSettings
 from sweeps.trial import LostWorkerError, MemoryKillError, TrialTask, free_workers, trainable
@@ -32,6 +32,7 @@ from ray.util import placement_group_table
 pytestmark = pytest.mark.slow
 
 EPOCHS = 3
+FIRST = 9
 CONFIG = TrialConfig.model_validate(
     {
         "faces": {"name": "embedded", "size_px": 16},
@@ -137,9 +138,11 @@ def ray_here() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def in_place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watch]:
-    """One that diverges, one whose actor is killed, that one again, one that hangs, and one that is well."""
+    """One that is well, one that diverges, one whose actor is killed, that one again, one that hangs, and one
+    that is well."""
     folder = tmp_path_factory.mktemp("in_place")
     tasks = [
+        task(folder, FIRST),
         task(folder, 0, DIVERGES),
         task(folder, 1),
         task(folder, 1),
@@ -164,7 +167,7 @@ def test_a_trial_that_hangs_ends_and_says_where_it_was(in_place: tuple[Path, Wat
     stack = read_timeout(folder / "2")
     assert stack is not None
     assert stack.startswith("Timeout")
-    assert all(read_timeout(folder / f"{number}") is None for number in (0, 1, 3))
+    assert all(read_timeout(folder / f"{number}") is None for number in (FIRST, 0, 1, 3))
 
 
 def test_the_trial_after_others_failed_is_as_if_it_were_the_first(in_place: tuple[Path, Watch]) -> None:
@@ -175,9 +178,8 @@ def test_the_trial_after_others_failed_is_as_if_it_were_the_first(in_place: tupl
     assert isinstance(error, RayTaskError)
     assert isinstance(error.cause, DivergenceError)
     assert all(watch.pids[3].isdisjoint(watch.pids[number]) for number in (1, 2))
-    train(CONFIG, report=lambda metrics, checkpoint: None, directory=folder / "here")
-    here, there = (load_student(folder / name / "best")[0].state_dict() for name in ("here", "3"))
-    assert all(bool((here[name] == there[name]).all()) for name in here)
+    first, last = (load_student(folder / f"{number}" / "best")[0].state_dict() for number in (FIRST, 3))
+    assert all(bool((first[name] == last[name]).all()) for name in first)
     assert_all_is_free_again()
 
 
