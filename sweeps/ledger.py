@@ -88,6 +88,11 @@ class Ledger(Callback):
         return folder if folder.is_dir() else None
 
     @property
+    def num_open(self) -> int:
+        """How many trials Tune has."""
+        return len(self._open)
+
+    @property
     def disk_full(self) -> str | None:
         """What a trial said when it found no space to write; the sweep then cannot go on."""
         return self._disk_full

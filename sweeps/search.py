@@ -1,5 +1,6 @@
 """Where Tune's trials come from: points that Optuna draws from the search space, one at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -31,25 +32,34 @@ class StudySearcher(Searcher):
         folder: StudyFolder,
         ledger: Ledger,
         budget: Budget,
+        room: Callable[[], float],
     ):
-        """Searches `study`."""
+        """Searches `study`.
+
+        Args:
+            room: How many trials may run at once, asked each time.
+        """
         super().__init__()
         self._study = study
         self._space = space
         self._folder = folder
         self._ledger = ledger
         self._budget = budget
+        self._room = room
         self._agenda = Agenda(study=study, space=space)
         self._latency: dict[str, float] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's task; None while only running ones decide what comes; `FINISHED` at the end.
+        """The next trial's task; None while running ones hold all the room or decide what comes; `FINISHED`
+        at the end.
 
         A student that breaks a constraint which needs no training costs nothing: it is told infeasible
         here, and the next point is drawn.
         """
         if self._budget.is_used_up() or self._ledger.disk_full:
             return Searcher.FINISHED
+        if self._ledger.num_open >= self._room():
+            return None
         if again := self._ledger.reopen(tune_id=trial_id):
             return again
         while (now := self._agenda.next(searches=not self._budget.search_is_over())) == "train":

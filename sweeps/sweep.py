@@ -1,5 +1,6 @@
 """A sweep from its first check to its last line: the one place where everything meets."""
 
+import functools
 import os
 import signal
 import time
@@ -33,7 +34,7 @@ from sweeps.promotion import Promotion, promote
 from sweeps.provenance import Provenance
 from sweeps.schedulers import make_scheduler
 from sweeps.search import StudySearcher
-from sweeps.space import SearchSpace
+from sweeps.space import ResourcesSettings, SearchSpace
 from sweeps.storage import check_storage, recorded_names
 from sweeps.study import (
     ENDED,
@@ -53,6 +54,8 @@ from sweeps.warm_start import require_alike, warm_start
 
 DESCRIBED = 20
 """Trials on the page that MLflow shows of a sweep."""
+RECOUNT_S = 5.0
+"""How long a count of what the cluster holds is taken for true."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,11 +278,13 @@ class _Sweep:
                     folder=self._folder,
                     ledger=self._ledger,
                     budget=self._budget,
+                    # All of a population are begun, and take turns where there is not room for all.
+                    room=functools.partial(float, "inf")
+                    if is_population
+                    else _Room(self._space.resources, concurrent, self._display),
                 ),
                 scheduler=make_scheduler(self._space, on_exploit=self._ledger.note_exploit),
                 num_samples=-1,
-                # All of a population are begun, and take turns where there is not room for all.
-                max_concurrent_trials=None if is_population else concurrent,
                 reuse_actors=self._space.resources.in_place,
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
             ),
@@ -346,6 +351,25 @@ class _Sweep:
             return promote(self._home, self._folder.name), None
         except RefusedError as error:
             return None, str(error)
+
+
+class _Room:
+    """How many trials fit at once on a cluster whose nodes join and leave; one at least, which then waits."""
+
+    def __init__(self, resources: ResourcesSettings, concurrent: int, display: SweepDisplay):
+        self._resources = resources
+        self._concurrent = concurrent
+        self._display = display
+        self._counted = time.monotonic()
+
+    def __call__(self) -> int:
+        """Counts again when the last count is old."""
+        if time.monotonic() - self._counted > RECOUNT_S:
+            self._counted = time.monotonic()
+            former, self._concurrent = self._concurrent, max_concurrent(self._resources, cluster.nodes())
+            if self._concurrent != former:
+                self._display.note(f"the cluster's nodes changed: trials at once: {self._concurrent}")
+        return max(1, self._concurrent)
 
 
 class _Stop(Stopper):

@@ -187,11 +187,16 @@ def _changes_in_training(name: str, parameter: AnyParameter) -> bool:
     return False
 
 
-def _check_workers_of_pbt(space: SearchSpace) -> Iterator[Problem]:
-    if space.scheduler.name == "pbt" and not space.resources.in_place:
+def _check_resources_of_pbt(space: SearchSpace) -> Iterator[Problem]:
+    if space.scheduler.name != "pbt":
+        return
+    if not space.resources.in_place:
         workers = space.resources.workers_per_trial
         claim = f"must be 1 where the scheduler is pbt, which changes trials in place, got {workers}"
         yield Problem(("resources", "workers_per_trial"), claim)
+    if space.resources.max_concurrent != "auto":
+        claim = "must be auto where the scheduler is pbt, whose trials are all begun at once, got "
+        yield Problem(("resources", "max_concurrent"), f"{claim}{space.resources.max_concurrent}")
 
 
 def _check_confirmation(space: SearchSpace) -> Iterator[Problem]:
@@ -212,7 +217,7 @@ _CHECKS: dict[tuple[str, ...], Callable[[SearchSpace], Iterator[Problem]]] = {
     ("search", "confirm"): _check_confirmation,
     ("search", "confirm", "parameters"): _check_seeds,
     ("search", "scheduler", "objectives"): _check_pbt,
-    ("scheduler", "resources"): _check_workers_of_pbt,
+    ("scheduler", "resources"): _check_resources_of_pbt,
     ("budget", "resources"): _check_budget,
 }
 """Checks by the keys of the file that they compare."""

@@ -154,7 +154,7 @@ class ResourcesSettings(Settings):
     """How often a trial is begun again, from its last epoch, after its worker or node was lost or memory ran
     out. One that diverges, or whose settings are wrong, is not."""
     max_concurrent: PositiveInt | Literal["auto"] = "auto"
-    """Trials that run at once. auto: as many as the cluster holds."""
+    """Trials that run at once. auto: as many as the cluster holds, also when nodes join or leave."""
 
     @field_validator("gpus_per_worker")
     @classmethod

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,13 @@ SPACE = Path(__file__).parent / "spaces" / "small.yaml"
 BIN = Path(sys.executable).parent
 SWEEPS = (str(BIN / "sweeps"),)
 MARK = "SWEEPS_TEST_MARK"
+# What a machine that vanished is noticed by: after ten seconds instead of Ray's forty.
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "5",
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,49 @@ class RayHead:
 
     address: str
     environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RayNodes:
+    """A cluster of several nodes that is running, see `tests.end_to_end.ray_nodes`."""
+
+    ray: RayHead
+    process: subprocess.Popen[str]
+
+    def add(self, node: dict[str, Any]) -> None:
+        """Lets a node join."""
+        self._ask(node)
+
+    def lose(self, number: int) -> None:
+        """Kills the raylet of a node that is not the head, counted from the first that joined."""
+        self._ask(number)
+
+    def _ask(self, what: dict[str, Any] | int) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline()
+
+
+@contextlib.contextmanager
+def nodes(*described: dict[str, Any]) -> Iterator[RayNodes]:
+    """A cluster of nodes, the head first, as `ray start` would be told of them; it ends with the block."""
+    # A Ray that was started in this process before would have left its own mode here.
+    environment = {"RAY_AUTH_MODE": "disabled", **HEALTH}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.end_to_end.ray_nodes", json.dumps(described)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield RayNodes(RayHead(process.stdout.readline().strip(), environment), process)
+    finally:
+        process.communicate(timeout=60)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from sweeps.home import Home
 from sweeps.node_probe import SharedFile, home, keeps_locks
 from sweeps.nodes import Look, shared_home
 from sweeps.placement import Node
-from tests.end_to_end.machine import BIN, SPACE, Machine, RayHead
+from tests.end_to_end.machine import BIN, SPACE, Machine, RayHead, nodes
 
 NEEDS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="a node with a disk of its own takes root")
 
@@ -39,38 +38,26 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_nodes(folders: Path) -> Iterator[RayHead]:
-    # A Ray that was started in this process before would have left its own mode here.
-    environment = {"RAY_AUTH_MODE": "disabled"}
-    head = subprocess.Popen(
-        [sys.executable, "-m", "tests.end_to_end.ray_nodes", json.dumps([{"num_cpus": 1}])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
-        start_new_session=True,
-    )
-    assert head.stdout is not None
-    address = head.stdout.readline().strip()
-    script = STRANGE_NODE.format(
-        private=folders / "private",
-        other=folders / "other.py",
-        module=sweeps.chain.__file__,
-        bin=BIN,
-        address=address,
-    )
-    node = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", script],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
-        start_new_session=True,
-    )
-    assert node.stdout is not None
-    assert any("Ray runtime started" in line for line in node.stdout)
-    yield RayHead(address=address, environment=environment)
-    node.terminate()
-    node.communicate(timeout=60)
-    head.communicate(timeout=60)
+    with nodes({"num_cpus": 1}) as cluster:
+        script = STRANGE_NODE.format(
+            private=folders / "private",
+            other=folders / "other.py",
+            module=sweeps.chain.__file__,
+            bin=BIN,
+            address=cluster.ray.address,
+        )
+        node = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | cluster.ray.environment,
+            start_new_session=True,
+        )
+        assert node.stdout is not None
+        assert any("Ray runtime started" in line for line in node.stdout)
+        yield cluster.ray
+        node.terminate()
+        node.communicate(timeout=60)
 
 
 def findings(machine: Machine, *, code: int) -> dict[str, dict[str, Any]]:

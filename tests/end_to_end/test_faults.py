@@ -14,11 +14,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from distill.checkpoint import LAST
-from tests.end_to_end.machine import Machine, wait_for
+from tests.end_to_end.machine import Machine, nodes, wait_for
 from tests.end_to_end.mlflow_server import MlflowServer
 
 pytestmark = pytest.mark.slow
 
+NODES_CHANGED = "the cluster's nodes changed: trials at once: "
 EPOCHS = 3
 SPACE = f"""
 name: faults
@@ -122,6 +123,35 @@ def test_a_killed_training_worker_costs_one_epoch_at_most(machine: Machine, spac
     assert "trial 0 is begun again, lost after epoch" in out
     assert_nothing_is_lost_or_twice(machine, num_trials=1)
     assert machine.wait_until_quiet() == []
+
+
+def test_a_node_that_joins_is_used_and_one_that_is_lost_costs_one_epoch_at_most(
+    tmp_path: Path, space: Path
+) -> None:
+    with nodes({"num_cpus": 1}) as cluster:
+        machine = Machine(home=tmp_path / "home", ray=cluster.ray)
+        at_once = ("--set", "resources.max_concurrent=auto", "--set", "training.faces_per_epoch=4096")
+        process = machine.start("run", str(space), "--trials", "4", *at_once)
+        assert wait_for(
+            lambda: (trial_folder(machine, 0) / LAST).exists() or process.poll() is not None, timeout=240
+        )
+        cluster.add({"num_cpus": 1})
+        # The first to be begun beside another is on the new node.
+        assert wait_for(lambda: len(_running(machine)) == 2 or process.poll() is not None, timeout=240)
+        second = max(_running(machine))
+        folder = trial_folder(machine, second)
+        assert wait_for(lambda: (folder / LAST).exists() or process.poll() is not None, timeout=240)
+        cluster.lose(0)
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert [line[-1] for line in out.splitlines() if line.startswith(NODES_CHANGED)] == ["2", "1"]
+    assert f"trial {second} is begun again, lost after epoch" in out
+    trials = assert_nothing_is_lost_or_twice(machine, num_trials=4)
+    assert len(trials) == 4
+
+
+def _running(machine: Machine) -> set[int]:
+    return {int(run.data.tags["trial"]) for run in children(machine) if run.info.status == "RUNNING"}
 
 
 def test_a_driver_that_is_killed_at_ten_random_moments_loses_nothing(machine: Machine, space: Path) -> None:

@@ -23,7 +23,7 @@ import psutil
 import distill
 import search_spaces
 import sweeps
-from tests.end_to_end.machine import BIN, wait_for
+from tests.end_to_end.machine import BIN, HEALTH, wait_for
 
 SHARED = Path("/mnt")
 """Where the nodes see the folder that they share."""
@@ -38,14 +38,6 @@ TOKEN = secrets.token_hex(32)
 OBJECT_STORE_BYTES = 80 * 2**20
 
 UNSHARE = ("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-
-# What a machine that vanished is noticed by: after ten seconds instead of Ray's forty.
-HEALTH = {
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
-    "RAY_health_check_failure_threshold": "5",
-}
 
 
 def why_not() -> str | None:

@@ -68,7 +68,10 @@ def searched(space: SearchSpace, tmp_path: Path) -> Iterator[tuple[StudySearcher
     with sweep_display(space, as_json=True) as display:
         budget = Budget(study, space)
         ledger = Ledger(study, space, folder=folder, tracker=tracker, display=display, budget=budget)
-        yield StudySearcher(study, space, folder=folder, ledger=ledger, budget=budget), study, home
+        searcher = StudySearcher(
+            study, space, folder=folder, ledger=ledger, budget=budget, room=lambda: NUM_TRIALS
+        )
+        yield searcher, study, home
         assert tracker.close()
 
 

@@ -569,6 +569,12 @@ CLASHES = [
             "search.repeats must be 1 where the scheduler is pbt, which changes points, got 2",
         ],
     ),
+    (
+        {"scheduler.name": "pbt"},
+        "resources.max_concurrent",
+        "2",
+        ["must be auto where the scheduler is pbt, whose trials are all begun at once, got 2"],
+    ),
     ({"scheduler.name": "pbt"}, "confirm", "{}", ["confirm must be left out where the scheduler is pbt"]),
     (
         {"scheduler.name": "pbt"},
