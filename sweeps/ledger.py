@@ -24,13 +24,20 @@ from sweeps.outbox import DatasetRecord
 from sweeps.provenance import digests_of
 from sweeps.shelf import Shelf
 from sweeps.space import SearchSpace
-from sweeps.study import ATTEMPTS, DRIVEN, EPOCHS, INFEASIBLE, OUTCOME, run_attribute, trial_row, trial_rows
+from sweeps.study import (
+    ATTEMPTS,
+    DRIVEN,
+    EPOCHS,
+    INFEASIBLE,
+    LINEAGE_ATTRIBUTE,
+    OUTCOME,
+    run_attribute,
+    trial_row,
+    trial_rows,
+)
 from sweeps.terminal import SweepDisplay
 from sweeps.tracking import Tracker, flatten
 from sweeps.trial import TrialTask, free_workers
-
-LINEAGE_ATTRIBUTE = "lineage"
-"""A trial's user attribute: whose states it took over, oldest first."""
 
 
 @dataclass

@@ -18,6 +18,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 DIRECTORY, CONTINUES, EPOCHS, OUTCOME, ATTEMPTS = "directory", "continues", "epochs", "outcome", "attempts"
 POINT, SEED_OFFSET, CONFIRMS = "point", "seed_offset", "confirms"
 """Of a trial that trains a point again: who drew it first, what is added to its seed, and what for."""
+LINEAGE_ATTRIBUTE = "lineage"
+"""Of a population's trial: every change of whose state it trains, and with what settings."""
 WARM_START = "warm_start"
 """Of what was taken over from another study: it is not one of this study's trials."""
 
@@ -86,7 +88,8 @@ def fail_orphans(study: optuna.Study, *, retry: bool) -> list[int]:
     which is what tells an interrupted trial from one that failed by itself.
 
     Args:
-        retry: Whether to queue their points again, to continue from their checkpoints.
+        retry: Whether to queue their points again, to continue from their checkpoints: a population's with
+            the settings that it last trained with.
 
     Returns:
         The numbers of the interrupted trials.
@@ -100,7 +103,9 @@ def fail_orphans(study: optuna.Study, *, retry: bool) -> list[int]:
                 for key in (POINT, SEED_OFFSET, CONFIRMS)
                 if key in orphan.user_attrs
             }
-            study.enqueue_trial(orphan.params, user_attrs={CONTINUES: orphan.number, **again})
+            lineage = orphan.user_attrs.get(LINEAGE_ATTRIBUTE)
+            point = lineage[-1]["after"] if lineage else orphan.params
+            study.enqueue_trial(point, user_attrs={CONTINUES: orphan.number, **again})
     return [orphan.number for orphan in orphans]
 
 

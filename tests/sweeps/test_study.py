@@ -7,10 +7,12 @@ from optuna.trial import TrialState
 
 from distill.errors import InputError
 from sweeps.home import Home
+from sweeps.lineage import Exploit
 from sweeps.space import SearchSpace, parse_space
 from sweeps.study import (
     CONTINUES,
     EPOCHS,
+    LINEAGE_ATTRIBUTE,
     OUTCOME,
     create_study,
     fail_orphans,
@@ -73,6 +75,20 @@ def test_the_point_of_an_orphan_is_tried_again_with_its_checkpoint(home: Home, s
     assert again.params == orphan.params
     assert again.user_attrs[CONTINUES] == orphan.number
     assert [row.state for row in trial_rows(study, space)] == ["interrupted", "running"]
+
+
+def test_a_populations_orphan_goes_on_with_the_settings_that_it_had_last(
+    home: Home, space: SearchSpace
+) -> None:
+    study = create_study(home, "tiny", space)
+    orphan = begin(study, space)
+    changes = [
+        Exploit(trial=0, donor=1, epoch=e, donor_epoch=e, before={}, after={"optimizer.lr": lr})
+        for e, lr in ((2, 2e-3), (4, 3e-3))
+    ]
+    orphan.set_user_attr(LINEAGE_ATTRIBUTE, [change.model_dump(mode="json") for change in changes])
+    fail_orphans(study, retry=True)
+    assert begin(study, space).params == {"optimizer.lr": 3e-3}
 
 
 def test_a_queued_point_is_no_trial_yet_and_is_not_queued_twice(home: Home, space: SearchSpace) -> None:
