@@ -23,6 +23,7 @@ from distill.methods import LabelledSettings
 from distill.methods.labelled import TEACHER_IS_ASKED
 from distill.training import Process
 from distill.training.parts import moved
+from distill.training.worker import see_own_gpus_only
 from sweeps.home import Home
 from sweeps.space import CategoricalParameter, SearchSpace
 from sweeps.terminal import SweepDisplay
@@ -106,6 +107,7 @@ def tell_of_damage(home: Home, display: SweepDisplay) -> None:
 @ray.remote
 def _help(config: dict[str, Any], folder: Path, num_threads: int) -> None:
     """Builds a cache together with others, to its end."""
+    see_own_gpus_only()
     torch.set_num_threads(num_threads)
     device = Process.current().device
     cache, embed = _cache_of(TrialConfig.model_validate(config), folder=folder, device=device)
