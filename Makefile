@@ -27,8 +27,10 @@ setup: .venv/.ready
 demo: setup
 	@$(BIN)/sweeps run quickstart
 
+# Two at once, which spend half their time waiting for processes to start: each with one thread, and a module's
+# tests together, since they share clusters, servers and sweeps.
 test: setup
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: setup
 	@$(BIN)/ruff check .
