@@ -23,10 +23,10 @@ from distill.methods import LabelledSettings
 from distill.methods.labelled import TEACHER_IS_ASKED
 from distill.training import Process
 from distill.training.parts import moved
-from distill.training.worker import see_own_gpus_only
 from sweeps.home import Home
 from sweeps.space import CategoricalParameter, SearchSpace
 from sweeps.terminal import SweepDisplay
+from sweeps.worker_setup import see_own_gpus_only
 
 POLL_S = 0.5
 SEEN_BY = "method.augmentation.seen_by"

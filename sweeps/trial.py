@@ -32,6 +32,7 @@ from distill.training import Report
 from distill.training.worker import WorkerTask, train_worker
 from sweeps.space import ResourcesSettings
 from sweeps.space.parameters import Scalar
+from sweeps.worker_setup import WorkerSetup, see_own_gpus_only
 
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """What a worker says in whose collective another has died."""
@@ -84,6 +85,7 @@ def run_in_place(
         share_epochs: Every so many epochs the state is shared with a population's other trials, which may go
             on from it. Where Tune hands over another trial's, this one does.
     """
+    see_own_gpus_only()
     shared = ray.tune.get_checkpoint()
     if shared is not None and shared.get_metadata()[OWNER] != task["number"]:
         with shared.as_directory() as donor:
@@ -173,6 +175,7 @@ class DistributedTrial(ray.tune.Trainable):
                 report=_QueueReport(self._reports),
                 cache=parameters["cache"],
             ),
+            torch_config=WorkerSetup(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
                 use_gpu=resources.gpus_per_worker > 0,

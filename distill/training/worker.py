@@ -1,11 +1,9 @@
 """The seam to Ray Train: what runs in each of a trial's workers, be it this process or one of many."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train.torch
 import torch
 
@@ -52,7 +50,6 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         loop_config: `{"task": WorkerTask}`: Ray hands a mapping on.
     """
     task: WorkerTask = loop_config["task"]
-    see_own_gpus_only()
     # One thread a core that was given: more of them only take turns, and cost more than they bring.
     torch.set_num_threads(task.num_threads)
     if task.num_workers > 0 and torch.cuda.is_available():
@@ -69,12 +66,3 @@ def train_worker(loop_config: dict[str, Any]) -> None:
             continue_from=task.continue_from,
             cache=task.cache,
         )
-
-
-def see_own_gpus_only() -> None:
-    """Hides from this process of Ray's the GPUs of its node where it was given none: Ray would show it all.
-
-    Must be called before anything uses CUDA.
-    """
-    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -150,11 +150,11 @@ class ThreeNodes:
         )
         here = {place for module in (distill, sweeps, search_spaces) for place in module.__path__}
         hosts = self.folder / f"{name}.hosts"
-        hosts.write_text(f"127.0.0.1 localhost\n{address} {name}\n")
+        hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")  # as Debian's installer leaves it
         script = [
             "read -r _",  # the network is there
             "ip link set lo up",
-            f"hostname {name}",  # gloo asks which address that is
+            f"hostname {name}",
             f"mount --bind {shlex.quote(str(hosts))} /etc/hosts",
             f"mount --bind {shlex.quote(str(self.shared))} {SHARED}",
             *(f"mount -t tmpfs tmpfs {shlex.quote(folder)}" for folder in sorted(here | _installed())),
