@@ -27,12 +27,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return machine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ray_head() -> Iterator[RayHead]:
-    """A cluster of this machine for sweeps that need not start their own, which takes ten seconds.
-
-    It ends with its module: Ray's State API, which other tests ask, wants one cluster a machine.
-    """
+    """A cluster of this machine for sweeps that need not start their own, which takes ten seconds."""
     # Its token is not for the environment of this process, whose own clusters have none.
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     head = subprocess.Popen(

@@ -26,37 +26,41 @@ class Postgresql:
 
     Attributes:
         folder: Holds its data and its socket.
+        address: Where it listens.
+        within: What its commands are begun with, where it runs on another network than this process.
         password: Has signs that an address must write in percents.
     """
 
     binaries: Path
     folder: Path
     port: int
+    address: str = "127.0.0.1"
+    within: tuple[str, ...] = ()
     password: str = field(default_factory=lambda: f"p@ss/{secrets.token_hex(8)}")
     _server: subprocess.Popen[Any] | None = None
 
     def url(self, driver: str = "postgresql+psycopg") -> str:
         """Where it answers over TCP."""
         quoted = self.password.replace("@", "%40").replace("/", "%2F")
-        return f"{driver}://sweeps:{quoted}@127.0.0.1:{self.port}/sweeps"
+        return f"{driver}://sweeps:{quoted}@{self.address}:{self.port}/sweeps"
 
     def socket_url(self, driver: str = "postgresql+psycopg") -> str:
         """Where it answers over its socket."""
         return (
-            self.url(driver).replace(f"127.0.0.1:{self.port}", "") + f"?host={self.folder}&port={self.port}"
+            self.url(driver).replace(f"{self.address}:{self.port}", "")
+            + f"?host={self.folder}&port={self.port}"
         )
 
     def start(self) -> None:
         """Starts it, or starts it again."""
-        command = ["postgres", "-D", "data", "-k", str(self.folder), "-h", "127.0.0.1", "-p", str(self.port)]
+        where = ["-D", "data", "-k", str(self.folder), "-h", self.address, "-p", str(self.port)]
         self._server = subprocess.Popen(
-            [str(self.binaries / command[0]), *command[1:], "-c", "fsync=off"],
+            self._command("postgres", *where, "-c", "fsync=off", as_owner=True),
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            **_owner(),
         )
-        ready = [str(self.binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = self._command("pg_isready", "-q", *self._reached())
         assert wait_for(lambda: subprocess.run(ready, check=False).returncode == 0, timeout=60)
 
     def stop(self) -> None:
@@ -73,32 +77,37 @@ class Postgresql:
         if os.getuid() == 0:
             shutil.chown(secret, OWNER)
         subprocess.run(
-            [str(self.binaries / "initdb"), *arguments],
+            self._command("initdb", *arguments, as_owner=True),
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             check=True,
-            **_owner(),
         )
+        with (self.folder / "data" / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {self.address}/24 scram-sha-256\n")
         self.start()
         subprocess.run(
-            [
-                str(self.binaries / "createdb"),
-                "-h",
-                "127.0.0.1",
-                "-p",
-                str(self.port),
-                "-U",
-                "sweeps",
-                "sweeps",
-            ],
+            self._command("createdb", *self._reached(), "-U", "sweeps", "sweeps"),
             env={**os.environ, "PGPASSWORD": self.password},
             check=True,
         )
 
+    def _reached(self) -> list[str]:
+        return ["-h", self.address, "-p", str(self.port)]
+
+    def _command(self, program: str, *arguments: str, as_owner: bool = False) -> list[str]:
+        """One of PostgreSQL's programs, where the server runs."""
+        become = ["setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups"]
+        owner = become if as_owner and os.getuid() == 0 else []
+        return [*self.within, *owner, str(self.binaries / program), *arguments]
+
 
 @contextmanager
-def running_postgresql() -> Iterator[Postgresql]:
-    """A server of its own for who asks; skips the test where none can be started, and says why."""
+def running_postgresql(**where: Any) -> Iterator[Postgresql]:
+    """A server of its own for who asks; skips the test where none can be started, and says why.
+
+    Args:
+        where: `address` and `within` of the server.
+    """
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not versions:
         pytest.skip("PostgreSQL is not installed: /usr/lib/postgresql has no initdb")
@@ -109,7 +118,7 @@ def running_postgresql() -> Iterator[Postgresql]:
         except LookupError:
             folder.rmdir()
             pytest.skip(f"PostgreSQL does not run as root, and this machine has no user {OWNER}")
-    server = Postgresql(binaries=versions[-1].parent, folder=folder, port=_free_port())
+    server = Postgresql(binaries=versions[-1].parent, folder=folder, port=_free_port(), **where)
     try:
         server.create()
         yield server
@@ -117,11 +126,6 @@ def running_postgresql() -> Iterator[Postgresql]:
         if server._server is not None:
             server.stop()
         shutil.rmtree(folder)
-
-
-def _owner() -> dict[str, Any]:
-    """Who runs the server."""
-    return {"user": OWNER, "group": OWNER, "extra_groups": []} if os.getuid() == 0 else {}
 
 
 def _free_port() -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.machine import BIN, SPACE, Machine, wait_for
+from tests.end_to_end.machine import BIN, SPACE, wait_for
+from tests.end_to_end.postgresql import running_postgresql
 from tests.end_to_end.three_nodes import LAPTOP, SHARED, ThreeNodes, network, why_not
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
@@ -18,9 +19,9 @@ PLAIN = ("--set", "scheduler.name=none", "--set", "promotion.automatic=false")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
-    """Three nodes and MLflow's server. Studies live in the folder that the nodes share."""
+    """Three nodes, MLflow's server and PostgreSQL. Checkpoints live in the folder that the nodes share."""
     folder = tmp_path_factory.mktemp("cluster")
-    with network(folder) as cluster:
+    with network(folder) as cluster, running_postgresql(address=LAPTOP, within=cluster.within) as database:
         cluster.serve(
             [
                 *(str(BIN / "mlflow"), "server", "--host", LAPTOP, "--port", "5000", "--workers", "1"),
@@ -28,14 +29,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
                 *("--artifacts-destination", str(folder / "artifacts")),
             ]
         )
-        # A database of its own for Optuna would be named here too, by SWEEPS_STORAGE.
-        cluster.start(SWEEPS_HOME=str(SHARED / "runs"), MLFLOW_TRACKING_URI=TRACKER)
+        cluster.known.update(SWEEPS_STORAGE=database.url())
+        cluster.start(SWEEPS_HOME=str(SHARED / "runs"), MLFLOW_TRACKING_URI=TRACKER, **cluster.known)
         assert wait_for(lambda: cluster.answers(f"{TRACKER}/health"), timeout=120)
         yield cluster
 
 
 def leaderboard(cluster: ThreeNodes, study: str) -> list[dict[str, Any]]:
-    return Machine(home=cluster.shared / "runs").leaderboard(study)["trials"]
+    done = cluster.sweeps("leaderboard", study, "--format", "json", "--home", str(cluster.shared / "runs"))
+    assert done.returncode == 0, done.stderr
+    assert not (cluster.shared / "runs" / "optuna.db").exists()
+    return json.loads(done.stdout)["trials"]
 
 
 def standing(cluster: ThreeNodes, study: str) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class ThreeNodes:
 
     Attributes:
         shared: The folder that the nodes share, as this process sees it.
+        known: What is set in the environment of every command on the laptop.
     """
 
     shared: Path
@@ -93,6 +94,12 @@ class ThreeNodes:
     lan: subprocess.Popen[bytes]
     nodes: list[Node] = field(default_factory=list)
     servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """What begins a command that runs on the nodes' network."""
+        return ("nsenter", f"--net=/proc/{self.lan.pid}/ns/net")
 
     @property
     def dashboard(self) -> str:
@@ -101,8 +108,8 @@ class ThreeNodes:
 
     def on_laptop(self, command: list[str], **environment: str) -> list[str]:
         """A command as it runs on the laptop, which is on the nodes' network and has their token."""
-        settings = [f"{name}={value}" for name, value in {**token(), **environment}.items()]
-        return ["nsenter", f"--net=/proc/{self.lan.pid}/ns/net", "env", *settings, *command]
+        settings = [f"{name}={value}" for name, value in {**token(), **self.known, **environment}.items()]
+        return [*self.within, "env", *settings, *command]
 
     def sweeps(
         self, *arguments: str, timeout: float = 300, **environment: str
@@ -200,7 +207,7 @@ class ThreeNodes:
 
     def set_up(self, *arguments: str) -> None:
         """Runs `ip` on the laptop."""
-        subprocess.run(["nsenter", f"--net=/proc/{self.lan.pid}/ns/net", "ip", *arguments], check=True)
+        subprocess.run([*self.within, "ip", *arguments], check=True)
 
 
 _COUNT_NODES = """
