@@ -1,5 +1,6 @@
 """The `sweeps` command itself, and what its subcommands share."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,17 +8,19 @@ import click
 
 from distill.cli import guarded
 
-HOME = click.option("--home", metavar="DIR", help="Where studies live. [default: $SWEEPS_HOME, else ./runs]")
-TRACKING = click.option(
-    "--tracking-uri",
-    metavar="URI",
-    help="MLflow's address. [default: $MLFLOW_TRACKING_URI, else a database in the home]",
-)
-STORAGE = click.option(
-    "--storage",
-    metavar="URL",
-    help="Where Optuna keeps studies: sqlite:///FILE, postgresql+psycopg://..., journal:///FILE. "
-    "[default: $SWEEPS_STORAGE, else a database in the home]",
+_PLACES = (
+    click.option("--home", metavar="DIR", help="Where studies live. [default: $SWEEPS_HOME, else ./runs]"),
+    click.option(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow's address. [default: $MLFLOW_TRACKING_URI, else a database in the home]",
+    ),
+    click.option(
+        "--storage",
+        metavar="URL",
+        help="Where Optuna keeps studies: sqlite:///FILE, postgresql+psycopg://..., journal:///FILE. "
+        "[default: $SWEEPS_STORAGE, else a database in the home]",
+    ),
 )
 ADDRESS = click.option(
     "--address",
@@ -31,6 +34,20 @@ JOB_ADDRESS = click.option(
 AS_JSON = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else there."
 )
+
+
+def in_home(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say where studies and runs are kept, and hands on the `Home` that they name."""
+
+    @functools.wraps(function)
+    def call(*, home: str | None, tracking_uri: str | None, storage: str | None, **options: Any) -> Any:
+        from sweeps.home import Home
+
+        return function(home=Home.at(home, tracking_uri, storage), **options)
+
+    for option in reversed(_PLACES):
+        option(call)
+    return call
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

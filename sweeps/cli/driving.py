@@ -6,11 +6,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweeps.cli.command import ADDRESS, AS_JSON, HOME, JOB_ADDRESS, STORAGE, TRACKING, command
+from sweeps.cli.command import ADDRESS, AS_JSON, JOB_ADDRESS, command, in_home
+
+if TYPE_CHECKING:
+    from sweeps.home import Home
 
 STOP_TIMEOUT_S = 30
 
@@ -27,9 +30,7 @@ STOP_TIMEOUT_S = 30
     help="Overrides a key of the space or fixes a setting of its trials.",
 )
 @click.option("--teacher-from", "taught_by", metavar="STUDY", help="Its best student is the teacher.")
-@HOME
-@TRACKING
-@STORAGE
+@in_home
 @ADDRESS
 @AS_JSON
 def run(
@@ -38,99 +39,83 @@ def run(
     trials: int | None,
     overrides: tuple[str, ...],
     taught_by: str | None,
-    home: str | None,
-    tracking_uri: str | None,
-    storage: str | None,
+    home: "Home",
     address: str | None,
     as_json: bool,
 ) -> None:
     """Runs the sweep that SPACE describes: a file, or the name of a packaged search space."""
-    from sweeps.home import Home
     from sweeps.space import load_space
 
-    place = Home.at(home, tracking_uri, storage)
     values = assignments(overrides) | ({"search.num_trials": str(trials)} if trials else {})
     if taught_by is not None:
         from sweeps.chain import teacher_from
 
-        values |= teacher_from(place, taught_by)
+        values |= teacher_from(home, taught_by)
     loaded = load_space(space, overrides=values)
 
     def drive(display: Any) -> Any:
         from sweeps.sweep import run_sweep
 
-        return run_sweep(loaded, home=place, name=name, address=address, display=display)
+        return run_sweep(loaded, home=home, name=name, address=address, display=display)
 
-    _show(drive, loaded, place, as_json=as_json)
+    _show(drive, loaded, home, as_json=as_json)
 
 
 @command
 @click.argument("name")
-@HOME
-@TRACKING
-@STORAGE
+@in_home
 @ADDRESS
 @AS_JSON
 def resume(
     name: str,
-    home: str | None,
-    tracking_uri: str | None,
-    storage: str | None,
+    home: "Home",
     address: str | None,
     as_json: bool,
 ) -> None:
     """Goes on with the study NAME where its last driver left it."""
-    from sweeps.home import Home
     from sweeps.space import SearchSpace
     from sweeps.study import read_space
 
-    place = Home.at(home, tracking_uri, storage)
-    space: SearchSpace = read_space(place, name)
+    space: SearchSpace = read_space(home, name)
 
     def drive(display: Any) -> Any:
         from sweeps.sweep import resume_sweep
 
-        return resume_sweep(name, home=place, address=address, display=display)
+        return resume_sweep(name, home=home, address=address, display=display)
 
-    _show(drive, space, place, as_json=as_json)
+    _show(drive, space, home, as_json=as_json)
 
 
 @command
 @click.argument("space")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="As for `sweeps run`.")
-@HOME
+@in_home
 @ADDRESS
 @AS_JSON
 def validate(
-    space: str, overrides: tuple[str, ...], home: str | None, address: str | None, as_json: bool
+    space: str, overrides: tuple[str, ...], home: "Home", address: str | None, as_json: bool
 ) -> None:
     """Checks SPACE, every error at once, and prints what running it would take."""
-    from sweeps.home import Home
     from sweeps.planning import plan as make_plan
     from sweeps.space import load_space
 
     loaded = load_space(space, overrides=assignments(overrides))
-    plan = make_plan(loaded, address, Home.at(home))
+    plan = make_plan(loaded, address, home)
     click.echo(json.dumps(plan.as_dict(), indent=2) if as_json else str(plan))
 
 
 @command
-@HOME
-@TRACKING
-@STORAGE
+@in_home
 @ADDRESS
 @AS_JSON
-def doctor(
-    home: str | None, tracking_uri: str | None, storage: str | None, address: str | None, as_json: bool
-) -> None:
+def doctor(home: "Home", address: str | None, as_json: bool) -> None:
     """Runs the checks that precede every sweep, alone, and looks around on every node of the cluster."""
     from dataclasses import asdict
 
     from distill.errors import RefusedError
-    from sweeps.home import Home
     from sweeps.preflight import diagnose
 
-    checks = diagnose(Home.at(home, tracking_uri, storage), address)
+    checks = diagnose(home, address)
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks], indent=2))
     else:
@@ -142,10 +127,9 @@ def doctor(
 
 @command
 @click.argument("name")
-@HOME
-@STORAGE
+@in_home
 @JOB_ADDRESS
-def stop(name: str, home: str | None, storage: str | None, address: str | None) -> None:
+def stop(name: str, home: "Home", address: str | None) -> None:
     """Ends the sweep that drives the study NAME on this machine or as a cluster's job, as Ctrl-C would."""
     if address is not None:
         from sweeps.cli.cluster import stop_job
@@ -153,12 +137,10 @@ def stop(name: str, home: str | None, storage: str | None, address: str | None) 
         stop_job(name, address)
         return
     from distill.errors import RefusedError
-    from sweeps.home import Home
     from sweeps.study import load_study
 
-    place = Home.at(home, storage=storage)
-    load_study(place, name)
-    folder = place.study(name)
+    load_study(home, name)
+    folder = home.study(name)
     if (driver := folder.read_driver()) is None:
         click.echo(f"nothing drives {name}")
         return
@@ -176,14 +158,13 @@ def stop(name: str, home: str | None, storage: str | None, address: str | None) 
 @command
 @click.argument("name")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
-@HOME
+@in_home
 @AS_JSON
-def gc(name: str, dry_run: bool, home: str | None, as_json: bool) -> None:
+def gc(name: str, dry_run: bool, home: "Home", as_json: bool) -> None:
     """Removes what the study NAME left on disk and no record needs."""
     from sweeps.gc import collect, garbage
-    from sweeps.home import Home
 
-    found = garbage(Home.at(home), name)
+    found = garbage(home, name)
     if not dry_run:
         collect(found)
     entries = [{"path": str(g.path), "reason": g.reason, "bytes": g.num_bytes} for g in found]

@@ -2,11 +2,14 @@
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweeps.cli.command import AS_JSON, HOME, TRACKING, command
+from sweeps.cli.command import AS_JSON, command, in_home
+
+if TYPE_CHECKING:
+    from sweeps.home import Home
 
 
 @command
@@ -31,8 +34,7 @@ from sweeps.cli.command import AS_JSON, HOME, TRACKING, command
 @click.option("--why", default="", metavar="TEXT", help="The reason, which is kept with the version.")
 @click.option("--to", metavar="URI", help="Address of another MLflow server, to register it there instead.")
 @click.option("--dry-run", is_flag=True, help="Print what the gates say, and change nothing.")
-@HOME
-@TRACKING
+@in_home
 @AS_JSON
 def promote(
     name: str,
@@ -43,17 +45,14 @@ def promote(
     why: str,
     to: str | None,
     dry_run: bool,
-    home: str | None,
-    tracking_uri: str | None,
+    home: "Home",
     as_json: bool,
 ) -> None:
     """Measures the best student of the study NAME on the benchmark and registers it if its gates let it."""
-    from sweeps.home import Home
     from sweeps.promotion import proposed
     from sweeps.promotion.tables import gate_table
 
-    place = Home.at(home, tracking_uri)
-    with proposed(place, name, trial=trial, alias=alias, gates=gates, choose=choose, to=to) as proposal:
+    with proposed(home, name, trial=trial, alias=alias, gates=gates, choose=choose, to=to) as proposal:
         if not as_json:
             click.echo(f"trial {proposal.candidate.row.number} of {name}, {proposal.candidate.chosen}")
             click.echo(gate_table(proposal.verdicts) if proposal.verdicts else "no gate is set")
@@ -77,40 +76,35 @@ def promote(
 @click.option(
     "--why", default="", metavar="TEXT", help="The reason, which is kept with the version that is left."
 )
-@HOME
-@TRACKING
+@in_home
 @AS_JSON
 def rollback(
     model: str,
     alias: str,
     to: str | None,
     why: str,
-    home: str | None,
-    tracking_uri: str | None,
+    home: "Home",
     as_json: bool,
 ) -> None:
     """Gives the alias of MODEL back to the version that had it before."""
     import dataclasses
 
-    from sweeps.home import Home
     from sweeps.registry import Registry
 
-    moved = Registry.of(Home.at(home, tracking_uri)).roll_back(model, alias=alias, to=to, why=why)
+    moved = Registry.of(home).roll_back(model, alias=alias, to=to, why=why)
     _show(dataclasses.asdict(moved), as_json=as_json, sentence=str(moved))
 
 
 @command
 @click.argument("model", required=False)
-@HOME
-@TRACKING
+@in_home
 @AS_JSON
-def models(model: str | None, home: str | None, tracking_uri: str | None, as_json: bool) -> None:
+def models(model: str | None, home: "Home", as_json: bool) -> None:
     """Lists what is registered, every version of MODEL or of all models, the newest first."""
-    from sweeps.home import Home
     from sweeps.promotion.tables import version_table
     from sweeps.registry import Registry
 
-    found = Registry.of(Home.at(home, tracking_uri)).versions(model)
+    found = Registry.of(home).versions(model)
     sentence = version_table(found) if found else "no model is registered yet"
     _show([version.document() for version in found], as_json=as_json, sentence=sentence)
 

@@ -5,22 +5,24 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweeps.cli.command import AS_JSON, HOME, JOB_ADDRESS, TRACKING, command
+from sweeps.cli.command import AS_JSON, JOB_ADDRESS, command, in_home
+
+if TYPE_CHECKING:
+    from sweeps.home import Home
 
 
 @command
-@HOME
+@in_home
 @AS_JSON
-def list_(home: str | None, as_json: bool) -> None:
+def list_(home: "Home", as_json: bool) -> None:
     """Lists the studies of a home, oldest first."""
-    from sweeps.home import Home
     from sweeps.study import summaries
 
-    found = summaries(Home.at(home))
+    found = summaries(home)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     for entry in () if as_json else found:
@@ -29,20 +31,19 @@ def list_(home: str | None, as_json: bool) -> None:
 
 @command
 @click.argument("name")
-@HOME
+@in_home
 @JOB_ADDRESS
 @AS_JSON
-def status(name: str, home: str | None, address: str | None, as_json: bool) -> None:
+def status(name: str, home: "Home", address: str | None, as_json: bool) -> None:
     """Says how the study NAME stands, in a home or as a cluster's job."""
     if address is not None:
         from sweeps.cli.cluster import show_job
 
         show_job(name, address, as_json=as_json)
         return
-    from sweeps.home import Home
     from sweeps.study import summary
 
-    entry = summary(Home.at(home), name)
+    entry = summary(home, name)
     if as_json:
         click.echo(json.dumps(entry, indent=2))
         return
@@ -55,13 +56,12 @@ def status(name: str, home: str | None, address: str | None, as_json: bool) -> N
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
 )
-@HOME
-def leaderboard(name: str, form: str, home: str | None) -> None:
+@in_home
+def leaderboard(name: str, form: str, home: "Home") -> None:
     """Ranks every trial of the study NAME."""
-    from sweeps.home import Home
     from sweeps.report import leaderboard_text
 
-    click.echo(leaderboard_text(Home.at(home), name, form=form), nl=False)
+    click.echo(leaderboard_text(home, name, form=form), nl=False)
 
 
 @command
@@ -72,14 +72,12 @@ def leaderboard(name: str, form: str, home: str | None) -> None:
     metavar="FOLDER",
     help="Where to. [default: report in the study's folder]",
 )
-@HOME
-@TRACKING
-def report(name: str, out: Path | None, home: str | None, tracking_uri: str | None) -> None:
+@in_home
+def report(name: str, out: Path | None, home: "Home") -> None:
     """Explains the study NAME on one page, with its pictures as PNG beside it."""
-    from sweeps.home import Home
     from sweeps.pages import write_report
 
-    written = write_report(Home.at(home, tracking_uri), name, folder=out)
+    written = write_report(home, name, folder=out)
     click.echo(f"wrote {written.page} and {len(written.pictures)} pictures")
     if written.not_logged:
         click.echo(f"not logged: {written.not_logged}", err=True)
@@ -88,28 +86,24 @@ def report(name: str, out: Path | None, home: str | None, tracking_uri: str | No
 @command
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@HOME
-@TRACKING
-def ui(host: str, port: int, home: str | None, tracking_uri: str | None) -> None:
+@in_home
+def ui(host: str, port: int, home: "Home") -> None:
     """Serves MLflow's pages on a home, until Ctrl-C."""
-    from sweeps.home import Home
     from sweeps.tracking import serve
 
-    serve(Home.at(home, tracking_uri), host=host, port=port)
+    serve(home, host=host, port=port)
 
 
 @command
 @click.argument("name")
 @click.argument("trial", type=click.IntRange(min=0))
-@HOME
-@TRACKING
+@in_home
 @AS_JSON
-def show(name: str, trial: int, home: str | None, tracking_uri: str | None, as_json: bool) -> None:
+def show(name: str, trial: int, home: "Home", as_json: bool) -> None:
     """Explains TRIAL of the study NAME: what sets it apart, how it went, where it is."""
-    from sweeps.home import Home
     from sweeps.show import as_text, look_at
 
-    view = look_at(Home.at(home, tracking_uri), name, trial)
+    view = look_at(home, name, trial)
     if as_json:
         click.echo(json.dumps(view.document(), indent=2))
     else:
@@ -121,18 +115,17 @@ def show(name: str, trial: int, home: str | None, tracking_uri: str | None, as_j
 @click.option(
     "--benchmark", is_flag=True, help="Measure on the benchmark, which is then not unseen any more."
 )
-@HOME
+@in_home
 @AS_JSON
-def compare(names: tuple[str, ...], benchmark: bool, home: str | None, as_json: bool) -> None:
+def compare(names: tuple[str, ...], benchmark: bool, home: "Home", as_json: bool) -> None:
     """Compares trials with the first of them, and says which differences are real.
 
     Each is STUDY:TRIAL, STUDY for its best trial, or `teacher` for the teacher of the first trial.
     """
     from sweeps.compare import as_text
     from sweeps.compare import compare as run
-    from sweeps.home import Home
 
-    comparison = run(Home.at(home), names, of="benchmark" if benchmark else "validation")
+    comparison = run(home, names, of="benchmark" if benchmark else "validation")
     if as_json:
         click.echo(json.dumps(comparison.document(), indent=2))
     else:
@@ -143,21 +136,17 @@ def compare(names: tuple[str, ...], benchmark: bool, home: str | None, as_json: 
 @click.argument("name")
 @click.argument("trial", type=click.IntRange(min=0))
 @click.option("--anyway", is_flag=True, help="Go on where teacher or faces are not those of the record.")
-@HOME
-@TRACKING
+@in_home
 @AS_JSON
-def rerun(
-    name: str, trial: int, anyway: bool, home: str | None, tracking_uri: str | None, as_json: bool
-) -> None:
+def rerun(name: str, trial: int, anyway: bool, home: "Home", as_json: bool) -> None:
     """Repeats TRIAL of the study NAME from its record in MLflow, and says whether the numbers agree.
 
     Exit code 0: they do. 3: they do not, or it cannot be repeated.
     """
-    from sweeps.home import Home
     from sweeps.rerun import as_lines
     from sweeps.rerun import rerun as repeat
 
-    done = repeat(Home.at(home, tracking_uri), name, trial, anyway=anyway)
+    done = repeat(home, name, trial, anyway=anyway)
     click.echo(json.dumps(done.document(), indent=2) if as_json else "\n".join(as_lines(done)))
     if not done.agrees:
         sys.exit(3)
