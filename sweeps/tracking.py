@@ -30,6 +30,8 @@ from sweeps.outbox import DatasetRecord, Outbox, Record, Waiting, now_ms
 from sweeps.provenance import Provenance
 
 STUDY_TAG, STATE_TAG, REASON_TAG = "study", "state", "reason"
+JOBS_VARIABLE = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
+"""Else MLflow's server starts ten more processes, for evaluations of language models that it is asked for."""
 RETRY_S = 2.0
 FLUSH_S = 60.0
 MAX_REASON = 5_000
@@ -99,6 +101,7 @@ def serve(home: Home, *, host: str, port: int) -> None:
     arguments = ["--backend-store-uri", home.tracking_uri, "--default-artifact-root", str(home.artifacts)]
     command = [sys.executable, "-m", "mlflow", "server", *arguments, "--host", host, "--port", str(port)]
     print(f"serving {masked(home.tracking_uri)} at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    os.environ.setdefault(JOBS_VARIABLE, "false")
     os.execv(sys.executable, command)
 
 

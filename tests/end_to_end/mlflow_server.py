@@ -37,6 +37,10 @@ def empty_database(path: Path) -> Path:
     return path
 
 
+LIGHT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""The environment of a server that has no processes beside those that answer."""
+
+
 @dataclass
 class MlflowServer:
     """A server over a database and a folder of artifacts; started again, it is the same one."""
@@ -66,7 +70,7 @@ class MlflowServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment, "MLFLOW_DISABLE_TELEMETRY": "true"},
+                env=os.environ | LIGHT | self.environment,
                 start_new_session=True,
             )
         deadline = time.monotonic() + 90

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.machine import BIN, SPACE, wait_for
+from tests.end_to_end.mlflow_server import LIGHT
 from tests.end_to_end.postgresql import running_postgresql
 from tests.end_to_end.three_nodes import LAPTOP, SHARED, ThreeNodes, network, why_not
 
@@ -22,6 +23,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
     """Three nodes, MLflow's server and PostgreSQL. Checkpoints live in the folder that the nodes share."""
     folder = tmp_path_factory.mktemp("cluster")
     with network(folder) as cluster, running_postgresql(address=LAPTOP, within=cluster.within) as database:
+        cluster.known.update(SWEEPS_STORAGE=database.url(), **LIGHT)
         cluster.serve(
             [
                 *(str(BIN / "mlflow"), "server", "--host", LAPTOP, "--port", "5000", "--workers", "1"),
@@ -29,7 +31,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
                 *("--artifacts-destination", str(folder / "artifacts")),
             ]
         )
-        cluster.known.update(SWEEPS_STORAGE=database.url())
         cluster.start(SWEEPS_HOME=str(SHARED / "runs"), MLFLOW_TRACKING_URI=TRACKER, **cluster.known)
         assert wait_for(lambda: cluster.answers(f"{TRACKER}/health"), timeout=120)
         yield cluster
