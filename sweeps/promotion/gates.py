@@ -2,19 +2,21 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from distill.errors import InputError
-from sweeps.promotion.comparing import difference
+from distill.evaluation import Resampled, resampled_metrics
 from sweeps.promotion.measuring import PREFIX, Candidate, Measured, this_machine
 from sweeps.space import Bound, ChampionGate, Gate, GroupGate, TeacherGate
 from sweeps.space.document import parse_value
 from sweeps.space.metrics import FACES_PER_SECOND
 from sweeps.space.settings import number
 
+RESAMPLES = 2000
+"""Of the people whom candidate and champion both meet."""
 _SHORT = re.compile(r"\s*(\S+)\s*(>=|<=)\s*(\S+)\s*")
 
 
@@ -63,10 +65,22 @@ def judge(gates: Sequence[Gate], candidate: Candidate, champion: Champion | None
     Args:
         champion: None where there is none yet, or no gate compares with it.
     """
-    return tuple(_verdict(gate, candidate, champion) for gate in gates)
+    leads = {} if champion is None else _leads(candidate, champion)
+    return tuple(_verdict(gate, candidate, champion, leads) for gate in gates)
 
 
-def _verdict(gate: Gate, candidate: Candidate, champion: Champion | None) -> Verdict:
+def _leads(candidate: Candidate, champion: Champion) -> dict[str, Resampled]:
+    """How far the candidate lies above the champion on the same people, by metric."""
+    own, other = (
+        resampled_metrics(similarity_P, candidate.benchmark, resamples=RESAMPLES)
+        for similarity_P in (candidate.similarity_P, champion.measured.similarity_P)
+    )
+    return {f"{PREFIX}/{name}": own[name] - other[name] for name in own}
+
+
+def _verdict(
+    gate: Gate, candidate: Candidate, champion: Champion | None, leads: Mapping[str, Resampled]
+) -> Verdict:
     said = partial(Verdict, gate=gate)
     match gate:
         case Bound():
@@ -89,20 +103,13 @@ def _verdict(gate: Gate, candidate: Candidate, champion: Champion | None) -> Ver
         case ChampionGate():
             if champion is None:
                 return said(value=None, passed=True, note="there is no champion yet")
-            found = difference(
-                gate.metric.removeprefix(f"{PREFIX}/"),
-                candidate.similarity_P,
-                champion.measured.similarity_P,
-                candidate.benchmark,
-                confidence=gate.confidence,
-            )
-            low, high = found.interval.low, found.interval.high
+            lead = leads[gate.metric]
+            interval = lead.interval_of(gate.confidence)
             note = (
-                f"{100 * gate.confidence:g} % interval {low:+.4f} to {high:+.4f} over {found.over}, "
-                f"against version {champion.version}"
+                f"{100 * gate.confidence:g} % interval {interval.low:+.4f} to {interval.high:+.4f} "
+                f"over {lead.over}, against version {champion.version}"
             )
-            lead = candidate.metrics[gate.metric] - champion.measured.metrics[gate.metric]
-            return said(value=lead, passed=low >= gate.least_difference, note=note)
+            return said(value=lead.value, passed=interval.low >= gate.least_difference, note=note)
 
 
 def _pace(metric: str, candidate: Candidate) -> str:

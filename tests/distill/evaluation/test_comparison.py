@@ -19,6 +19,7 @@ from distill.evaluation import (
     verification_metrics,
     weighted_eer_and_auc,
 )
+from distill.evaluation.comparison import student_t
 from distill.faces import VerificationPairs
 
 
@@ -87,17 +88,23 @@ def test_differences_are_those_of_pairs_that_are_copied_one_by_one() -> None:
                     "tar_at_far_1e-1": tar_at_far(*copies, far=0.1).tar,
                 }
                 | {
-                    f"shared_threshold_accuracy_{group}": right_P[pairs.group_P == index]
-                    .repeat_interleave(weight_P[pairs.group_P == index])
+                    f"{name}_{group}": of_P.repeat_interleave(weight_P[pairs.group_P == index])
                     .double()
                     .mean()
                     .item()
                     for index, group in enumerate(pairs.group_names)
+                    for name, of_P in {
+                        "shared_threshold_accuracy": right_P[pairs.group_P == index],
+                        "verification_accuracy": ten_fold(
+                            2 * (1 - similarity_P[pairs.group_P == index]),
+                            pairs.is_genuine_P[pairs.group_P == index],
+                        ).is_right,
+                    }.items()
                 }
             )
         for name in naive:
             naive[name].append(values[0][name] - values[1][name])
-    assert len(naive) == 6
+    assert len(naive) == 8
     for name, differences in naive.items():
         assert (first[name] - second[name]).value_R.tolist() == pytest.approx(differences, abs=1e-12), name
 
@@ -136,13 +143,28 @@ def test_a_network_does_not_differ_from_itself() -> None:
     assert not (accuracy - again).is_real
 
 
+def test_the_other_way_round_a_difference_has_the_other_sign_and_more_confidence_is_wider() -> None:
+    rng = torch.Generator().manual_seed(3)
+    pairs = people(40, pairs_each=4, rng=rng)
+    first, second = (
+        resampled_metrics(similarity_P, pairs, resamples=200)["verification_accuracy"]
+        for similarity_P in two_networks(pairs, rng=rng, better_by=0.3)
+    )
+    ahead, behind = (first - second).interval, (second - first).interval
+    assert 0 < ahead.low < ahead.high
+    assert (behind.low, behind.high) == pytest.approx((-ahead.high, -ahead.low))
+    for apart in (first - second, replace(first - second, value_R=torch.arange(10).double(), over="folds")):
+        narrow, wide = apart.interval_of(0.5), apart.interval_of(0.99)
+        assert wide.low < narrow.low < narrow.high < wide.high
+        assert apart.interval_of(0.95) == apart.interval
+
+
 def test_folds_stand_in_where_nobody_knows_who_is_on_the_images() -> None:
     rng = torch.Generator().manual_seed(4)
     pairs = people(40, pairs_each=4, rng=rng)
     similarities = two_networks(pairs, rng=rng, better_by=0.3)
     unknown = replace(pairs, identity_N=None)
     first, second = (resampled_metrics(similarity_P, unknown) for similarity_P in similarities)
-    assert list(first) == ["verification_accuracy"]
 
     by_hand = [
         ten_fold(2 * (1 - similarity_P), pairs.is_genuine_P).accuracies.tolist()
@@ -151,10 +173,48 @@ def test_folds_stand_in_where_nobody_knows_who_is_on_the_images() -> None:
     differences = [a - b for a, b in zip(*by_hand, strict=True)]
     difference = first["verification_accuracy"] - second["verification_accuracy"]
     margin = 2.262 * statistics.stdev(differences) / math.sqrt(10)
+    assert difference.over == "folds"
     assert difference.value == pytest.approx(statistics.mean(differences))
-    assert difference.interval.low == pytest.approx(statistics.mean(differences) - margin)
-    assert difference.interval.high == pytest.approx(statistics.mean(differences) + margin)
+    assert difference.interval.low == pytest.approx(statistics.mean(differences) - margin, abs=1e-5)
+    assert difference.interval.high == pytest.approx(statistics.mean(differences) + margin, abs=1e-5)
     assert difference.is_real
+
+
+def test_what_a_fold_adds_is_what_is_lost_without_it() -> None:
+    rng = torch.Generator().manual_seed(6)
+    pairs = people(40, pairs_each=8, rng=rng, groups=2)
+    similarity_P, _ = two_networks(pairs, rng=rng)
+    found = resampled_metrics(similarity_P, replace(pairs, identity_N=None))
+    num_seen, fold_P = [0, 0], []
+    for group in pairs.group_P.tolist():  # 320 pairs of each group: 32 a fold
+        fold_P.append(num_seen[group] // 32)
+        num_seen[group] += 1
+    for fold in range(10):
+        kept_P = torch.tensor(fold_P) != fold
+        rest = similarity_P[kept_P], pairs.is_genuine_P[kept_P]
+        for name, metric in {
+            "eer": lambda s_P, g_P: equal_error_rate(*roc(s_P, g_P)),
+            "auc": lambda s_P, g_P: area_under_curve(*roc(s_P, g_P)),
+            "tar_at_far_1e-1": lambda s_P, g_P: tar_at_far(s_P, g_P, far=0.1).tar,
+        }.items():
+            expected = 10 * metric(similarity_P, pairs.is_genuine_P) - 9 * metric(*rest)
+            assert found[name].value_R[fold].item() == pytest.approx(expected), name
+    for index, group in enumerate(pairs.group_names):
+        of_P = pairs.group_P == index
+        own = ten_fold(2 * (1 - similarity_P[of_P]), pairs.is_genuine_P[of_P])
+        of_group = found[f"verification_accuracy_{group}"].value_R
+        assert of_group.tolist() == pytest.approx(own.accuracies.tolist())
+
+
+@pytest.mark.parametrize(("confidence", "margin"), [(0.5, 0.703), (0.9, 1.833), (0.95, 2.262), (0.99, 3.250)])
+def test_nine_degrees_of_freedom_are_those_of_the_tables(confidence: float, margin: float) -> None:
+    assert student_t(confidence) == pytest.approx(margin, abs=5e-4)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_a_confidence_is_a_share(confidence: float) -> None:
+    with pytest.raises(ValueError, match="confidence must be a fraction in"):
+        student_t(confidence)
 
 
 def test_pairs_of_one_kind_have_an_accuracy_alone() -> None:

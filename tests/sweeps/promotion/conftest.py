@@ -11,7 +11,7 @@ from distill.students import BridgeTinySettings
 from distill.teachers import EmbeddedTeacherSettings
 from sweeps.leaderboard import TrialRow
 from sweeps.promotion import Candidate
-from tests.sweeps.promotion.test_comparing import GOOD, pairs
+from tests.sweeps.promotion.two_students import GOOD, pairs
 
 ACCURACY = "benchmark/verification_accuracy"
 PACE = "efficiency/faces_per_second_batch_1"

@@ -13,7 +13,7 @@ from sweeps.promotion.gates import Champion, Verdict, judge, read_gate
 from sweeps.promotion.measuring import Candidate, Measured
 from sweeps.promotion.tables import gate_table
 from sweeps.space import Bound, ChampionGate, Gate, GroupGate, TeacherGate
-from tests.sweeps.promotion.test_comparing import BAD, GOOD, pairs
+from tests.sweeps.promotion.two_students import BAD, GOOD, pairs
 
 ACCURACY = "benchmark/verification_accuracy"
 PACE = "efficiency/faces_per_second_batch_1"
