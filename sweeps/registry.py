@@ -29,7 +29,7 @@ from mlflow.models import Model
 
 from distill.checkpoint import CARD
 from distill.errors import InputError, RefusedError
-from sweeps.home import Home
+from sweeps.home import Home, masked
 from sweeps.space.promotion import former_alias
 
 # It tells at length that it waits for a version, which is there at once.
@@ -122,12 +122,14 @@ class Registry:
         """
         address = urlsplit(uri)
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise InputError(f"--to must be the address of an MLflow server, like https://HOST, got {uri!r}")
+            raise InputError(
+                f"--to must be the address of an MLflow server, like https://HOST, got {masked(uri)!r}"
+            )
         port = address.port or (443 if address.scheme == "https" else 80)
         try:  # MLflow itself would try for minutes
             socket.create_connection((address.hostname, port), timeout=_CONNECT_TIMEOUT_S).close()
         except OSError as error:
-            raise RefusedError(f"no MLflow server answers at {without_password(uri)} ({error})") from error
+            raise RefusedError(f"no MLflow server answers at {masked(uri)} ({error})") from error
         registry = cls(uri)
         with registry.asking():
             registry.client.search_registered_models(max_results=1)
@@ -148,7 +150,7 @@ class Registry:
         try:
             yield
         except MlflowException as error:
-            raise RefusedError(_refusal(without_password(self.uri), str(error))) from error
+            raise RefusedError(masked(_refusal(self.uri, str(error)))) from error
 
     def aliases(self, model: str) -> dict[str, str]:
         """Versions by the aliases that point to them; none where there is no such model."""
@@ -171,9 +173,7 @@ class Registry:
             models = {found.name: found.aliases for found in _every(self.client.search_registered_models)}
             if model is not None and model not in models:
                 known = ", ".join(sorted(models)) or "none yet"
-                raise InputError(
-                    f"no model {model!r} is registered at {without_password(self.uri)}: it has {known}"
-                )
+                raise InputError(f"no model {model!r} is registered at {masked(self.uri)}: it has {known}")
             names = sorted(models) if model is None else [model]
             return [
                 _registered(found, models[name])
@@ -200,9 +200,9 @@ class Registry:
             data = Model.load(folder).flavors["python_function"]["data"]
         except (MlflowException, OSError, KeyError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"there is no student at {uri} in {self.uri} ({reason})") from error
+            raise InputError(masked(f"there is no student at {uri} in {self.uri} ({reason})")) from error
         if not (folder / data / CARD).is_file():
-            raise InputError(f"{uri} in {self.uri} is no student: it has no {CARD}")
+            raise InputError(f"{uri} in {masked(self.uri)} is no student: it has no {CARD}")
         return folder / data
 
     def move(self, model: str, alias: str, version: str) -> None:
@@ -290,12 +290,6 @@ def who() -> str:
 def utc(seconds: float) -> str:
     """A time as people and programs read it: `2026-01-31T12:00:00Z`."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def without_password(uri: str) -> str:
-    """An address that may be shown: without user and password."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
 def _registered(found: ModelVersion, aliases: dict[str, str]) -> RegisteredVersion:

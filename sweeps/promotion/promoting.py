@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from distill.config import TrialConfig
 from distill.errors import InputError, RefusedError
-from sweeps.home import Home
+from sweeps.home import Home, masked
 from sweeps.promotion.gates import Champion, Verdict, judge, read_gate
 from sweeps.promotion.measuring import Candidate, measure, on_the_same_pairs
 from sweeps.promotion.registering import origin, register
@@ -48,7 +48,7 @@ class Promotion:
             "version": self.version,
             "alias": self.alias,
             "uri": self.uri,
-            "registry": self.registry_uri,
+            "registry": masked(self.registry_uri),
             **_found(self.candidate, self.verdicts),
         }
 

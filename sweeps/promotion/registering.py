@@ -19,11 +19,12 @@ from distill.errors import RefusedError
 from distill.faces import StyleGAN2FacesSettings
 from distill.faces.stylegan2 import read_card as read_generator_card
 from sweeps.delivery import PARENT_TAG
+from sweeps.home import masked
 from sweeps.model_card import Subject, model_card
 from sweeps.promotion.gates import Verdict
 from sweeps.promotion.measuring import Candidate
 from sweeps.promotion.packing import MODEL_CARD, pack, stamp
-from sweeps.registry import COMPLETE, GATES, INCOMPLETE, STATE, Registry, utc, who, without_password
+from sweeps.registry import COMPLETE, GATES, INCOMPLETE, STATE, Registry, utc, who
 
 MAX_DESCRIPTION = 5_000  # characters that MLflow's databases keep of a version's description
 COMMIT_TAG = "mlflow.source.git.commit"
@@ -161,7 +162,7 @@ def _about(candidate: Candidate, came: Origin, *, why: str) -> dict[str, str]:
         "trial": str(candidate.row.number),
         "chosen": candidate.chosen,
         "run": came.run.info.run_id,
-        "tracking_uri": without_password(came.tracking_uri),
+        "tracking_uri": masked(came.tracking_uri),
         "commit": came.commit,
         "promoted_by": who(),
         "promoted_at": utc(time.time()),
