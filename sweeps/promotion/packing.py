@@ -19,7 +19,9 @@ from distill.checkpoint import load_student
 from distill.errors import RefusedError
 from sweeps.promotion.measuring import Candidate
 
-SERVING_REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "pillow")
+SERVING_REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
+SERVING_CODE = ("__init__.py", "checkpoint.py", "errors.py", "serving.py", "settings.py", "students/*.py")
+"""What of `distill` loads a student: few files, since a server takes a request for each."""
 MODEL_CARD = "MODEL_CARD.md"
 _STEPS = 64
 """Of the example's values: short to write, since MLflow keeps it as JSON."""
@@ -47,7 +49,7 @@ def pack(candidate: Candidate, card: str, folder: Path) -> None:
             str(folder),
             loader_module="distill.serving",
             data_path=str(candidate.folder),
-            code_paths=[str(Path(distill.__file__).parent)],
+            code_paths=[str(_serving_code(folder.with_name("code")))],
             signature=signature,
             input_example=faces,
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVING_REQUIREMENTS],
@@ -58,8 +60,6 @@ def pack(candidate: Candidate, card: str, folder: Path) -> None:
         expected = student(torch.from_numpy(faces)).numpy()
     if not np.allclose(served.predict(faces), expected, atol=1e-5):
         raise RefusedError("the packed model does not give the student's embeddings: it is not registered")
-    for compiled in list(folder.rglob("__pycache__")):
-        shutil.rmtree(compiled)
 
 
 def stamp(folder: Path, *, model_id: str, location: str, run_id: str | None) -> None:
@@ -69,6 +69,16 @@ def stamp(folder: Path, *, model_id: str, location: str, run_id: str | None) -> 
     described.artifact_path = location
     described.run_id = run_id
     described.save(str(folder / "MLmodel"))
+
+
+def _serving_code(folder: Path) -> Path:
+    """Copies what loads a student."""
+    package = Path(distill.__file__).parent
+    for source in (path for pattern in SERVING_CODE for path in package.glob(pattern)):
+        copy = folder / "distill" / source.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, copy)
+    return folder / "distill"
 
 
 def _example(size_px: int) -> np.ndarray:
