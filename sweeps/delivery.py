@@ -1,12 +1,15 @@
 """Records into MLflow, each once however often it is tried.
 
-MLflow names a run itself, so a request to make one may get through while its answer is lost. A run is
-therefore looked for by its tags before it is made, and doubles are deleted. All else that a record holds
-is the same when it is written twice: MLflow keeps a metric once by name, step, time and value.
+MLflow names a run itself, so a request to make one may get through while its answer is lost. Where that may
+have happened, runs are looked for by their tags before one is made, and doubles are deleted. All else that a
+record holds is the same when it is written twice: MLflow keeps a metric once by name, step, time and value.
+
+A server that asks for a password hashes it at every request, which takes longer than all that it writes. So
+requests are few: what waits for one run is written together.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,6 +95,9 @@ class Delivery:
         self._experiment: str | None = None
         self._sweep_id: str | None = None
         self._trials: dict[int, str] = {}
+        self._in_doubt = True  # an earlier driver, or a request without an answer, may have made runs
+        self._doubtful: set[int] = set()  # trials whose run may come a second time
+        self._made_before: dict[int, str] = {}
         self.sweep_run = sweep_run
 
     @property
@@ -118,39 +124,55 @@ class Delivery:
             return False
         return True
 
-    def deliver(self, record: Record) -> None:
-        """Writes one record.
+    def deliver(self, records: Sequence[Record]) -> None:
+        """Writes records of one run, in their order.
 
         Raises:
-            UnknownRunError: If it is about a run that is not there.
-            MlflowException, OSError: If the tracker did not take it. What of it was written may be written
-                again.
+            UnknownRunError: If they are about a run that is not there.
+            MlflowException, OSError: If the tracker did not take them. What of them was written may be
+                written again.
         """
-        if record.opens is not None and record.run is None:
-            self._open_sweep(record)
-        run_id = self._run_id(record)
-        tags = {name: self._tag(value) for name, value in record.tags.items()}
-        if record.folder is not None:
-            if Path(record.folder).is_dir():
-                self._client.log_artifacts(run_id, record.folder, record.folder_as or None)
-            else:
-                tags[f"missing.{record.folder_as}"] = f"{record.folder} was gone before it could be kept"
-        if record.params or record.metrics or tags:
+        first = records[0]
+        if first.opens is not None and first.run is None:
+            self._open_sweep(first)
+        run_id = self._run_id(first)
+        tags: dict[str, str] = {}
+        for record in records:
+            tags |= {name: self._tag(value) for name, value in record.tags.items()}
+            if record.folder is not None:
+                if Path(record.folder).is_dir():
+                    self._client.log_artifacts(run_id, record.folder, record.folder_as or None)
+                else:
+                    gone = f"{record.folder} was gone before it could be kept"
+                    tags[f"missing.{record.folder_as}"] = gone
+        metrics = [
+            Metric(name, value, record.at, record.step)
+            for record in records
+            for name, value in record.metrics.items()
+        ]
+        params = {name: value for record in records for name, value in record.params.items()}
+        if params or metrics or tags:
             self._client.log_batch(
                 run_id,
-                metrics=[Metric(key, value, record.at, record.step) for key, value in record.metrics.items()],
-                params=[Param(key, value) for key, value in record.params.items()],
+                metrics=metrics,
+                params=[Param(key, value) for key, value in params.items()],
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
-        if record.datasets:
-            self._client.log_inputs(run_id, datasets=[_dataset_input(entry) for entry in record.datasets])
-        for path, text in record.texts.items():
-            self._client.log_text(run_id, text, path)
+        if datasets := [_dataset_input(entry) for record in records for entry in record.datasets or ()]:
+            self._client.log_inputs(run_id, datasets=datasets)
+        for record in records:
+            for path, text in record.texts.items():
+                self._client.log_text(run_id, text, path)
+        for record in records:
+            self._set_status(run_id, record)
+
+    def _set_status(self, run_id: str, record: Record) -> None:
         if record.status == "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
         elif record.status is not None:
             self._client.set_terminated(run_id, status=record.status, end_time=record.at)
-            self._find(record.run)  # deletes a double that arrived late
+            if record.run is None or record.run in self._doubtful:
+                self._find(record.run)  # deletes a double that arrived late
 
     def _run_id(self, record: Record) -> str:
         if record.run is None:
@@ -158,14 +180,26 @@ class Delivery:
                 raise UnknownRunError(f"the tracker has no run of sweep {self._study}")
             return self.sweep_run
         if record.run not in self._trials:
-            run_id = self._find(record.run)
+            run_id = self._run_made_before(record.run)
             if run_id is None and record.opens is not None:
+                self._in_doubt = True
                 run_id = self._create(record, {PARENT_TAG: self.sweep_run or "", TRIAL_TAG: str(record.run)})
+                self._in_doubt = False
             if run_id is None:
                 raise UnknownRunError(f"the tracker has no run of trial {record.run}")
             self._on_run(record.run, run_id)
             self._trials[record.run] = run_id
         return self._trials[record.run]
+
+    def _run_made_before(self, number: int) -> str | None:
+        """The run of a trial that this driver has not made, as far as it knows."""
+        if self._in_doubt:
+            self._doubtful.add(number)
+            self._made_before = self._find_trials()
+            self._in_doubt = False
+        if number in self._made_before:
+            self._doubtful.add(number)
+        return self._made_before.get(number)
 
     def _open_sweep(self, record: Record) -> None:
         self._sweep_id = record.tags[SWEEP_TAG]
@@ -181,17 +215,38 @@ class Delivery:
 
     def _find(self, number: int | None) -> str | None:
         """The run of a trial, or of the sweep, by its tags. Of doubles the emptier are deleted."""
+        if number is None:
+            found = self._search(f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'")
+        else:
+            found = self._search(f"{self._of_sweep} and tags.`{TRIAL_TAG}` = '{number}'")
+        return self._one_of(found) if found else None
+
+    def _find_trials(self) -> dict[int, str]:
+        """The runs of all trials of the sweep, by number. Of doubles the emptier are deleted."""
+        of_number: dict[int, list[Run]] = {}
+        for run in self._search(self._of_sweep):
+            of_number.setdefault(int(run.data.tags[TRIAL_TAG]), []).append(run)
+        return {number: self._one_of(runs) for number, runs in of_number.items()}
+
+    @property
+    def _of_sweep(self) -> str:
+        return f"tags.`{PARENT_TAG}` = '{self.sweep_run}'"
+
+    def _search(self, wanted: str) -> list[Run]:
         assert self._experiment is not None
-        wanted = (
-            f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
-            if number is None
-            else f"tags.`{PARENT_TAG}` = '{self.sweep_run}' and tags.`{TRIAL_TAG}` = '{number}'"
-        )
-        found = list(self._client.search_runs([self._experiment], filter_string=wanted))
-        found.sort(key=lambda run: len(run.data.params) + len(run.data.metrics), reverse=True)
-        for double in found[1:]:
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], filter_string=wanted, page_token=token)
+            found += page
+            if not (token := page.token):
+                return found
+
+    def _one_of(self, doubles: list[Run]) -> str:
+        doubles.sort(key=lambda run: len(run.data.params) + len(run.data.metrics), reverse=True)
+        for double in doubles[1:]:
             self._client.delete_run(double.info.run_id)
-        return found[0].info.run_id if found else None
+        return doubles[0].info.run_id
 
     def _use_sweep(self, run: Run) -> None:
         self._experiment = run.info.experiment_id

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Waiting:
-    """The record that is to be sent next, and where the one after it begins."""
+    """A record that is to be sent, and where the one after it begins."""
 
     record: Record
     end: int
@@ -125,26 +125,28 @@ class Outbox:
             while file.tell() < self._size:
                 yield Record.model_validate_json(file.readline())
 
-    def first(self, *, timeout_s: float) -> Waiting | None:
-        """The record that is to be sent next; None when none came within the time."""
+    def first(self, *, timeout_s: float, at_most: int = 1) -> list[Waiting]:
+        """The records that are to be sent next, in their order; none where none came within the time."""
         with self._changed:
             self._changed.wait_for(lambda: self._sent < self._size, timeout=timeout_s)
-            if self._sent == self._size:
-                return None
+            size = self._size
+        waiting: list[Waiting] = []
         with self._path.open("rb") as file:
             file.seek(self._sent)
-            line = file.readline()
-        return Waiting(Record.model_validate_json(line), self._sent + len(line))
+            while file.tell() < size and len(waiting) < at_most:
+                record = Record.model_validate_json(file.readline())
+                waiting.append(Waiting(record, file.tell()))
+        return waiting
 
-    def acknowledge(self, waiting: Waiting, *, sweep_run: str | None) -> None:
-        """Remembers that a record was taken.
+    def acknowledge(self, waiting: Sequence[Waiting], *, sweep_run: str | None) -> None:
+        """Remembers that the next records were taken, as `first` gave them.
 
         Args:
             sweep_run: The id of the sweep's run, by which the tracker is known again.
         """
-        self._remember(waiting.end, sweep_run)
+        self._remember(waiting[-1].end, sweep_run)
         with self._changed:
-            self._num_waiting -= 1
+            self._num_waiting -= len(waiting)
             self._changed.notify_all()
 
     def put_aside(self, waiting: Waiting, reason: str) -> None:

@@ -5,13 +5,14 @@ Everything is written down first (`sweeps.outbox`) and sent by one thread beside
 """
 
 import contextlib
+import itertools
 import os
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ JOBS_VARIABLE = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
 """Else MLflow's server starts ten more processes, for evaluations of language models that it is asked for."""
 RETRY_S = 2.0
 FLUSH_S = 60.0
+TOGETHER = 64
+"""Records that are sent at most before they are acknowledged."""
 MAX_REASON = 5_000
 
 # How a trial's end reads in MLflow. A pruned trial was stopped on purpose: killed, not failed.
@@ -309,8 +312,8 @@ class Tracker:
                     if not is_known and not self._delivery.knows_sweep():
                         self._outbox.rewind()
                     is_known = True
-                    waiting = self._outbox.first(timeout_s=0.1)
-                    if waiting is not None:
+                    waiting = self._outbox.first(timeout_s=0.1, at_most=TOGETHER)
+                    if waiting:
                         self._take(waiting)
                     elif self._closing.is_set() and not self._unmade:
                         return
@@ -318,20 +321,34 @@ class Tracker:
                     self._say_failing(error)
                     self._abandoned.wait(RETRY_S)
 
-    def _take(self, waiting: Waiting) -> None:
-        try:
-            self._delivery.deliver(waiting.record)
-        except Exception as error:
-            if not is_refused_for_good(error):
-                raise
-            self._outbox.put_aside(waiting, str(error))
-            _say(
-                f"{self._where} refused a record for good, it is kept in refused.jsonl: {_first_line(error)}"
-            )
-        self._outbox.acknowledge(waiting, sweep_run=self._delivery.sweep_run)
+    def _take(self, waiting: Sequence[Waiting]) -> None:
+        """Sends the first of what waits, with all that waits for the same runs before the sweep's turn."""
+        of_trials = list(itertools.takewhile(lambda each: each.record.run is not None, waiting))
+        taken = of_trials or waiting[:1]
+        of_run: dict[int | None, list[Waiting]] = {}
+        for each in taken:
+            of_run.setdefault(each.record.run, []).append(each)
+        for together in of_run.values():
+            self._deliver(together)
+        self._outbox.acknowledge(taken, sweep_run=self._delivery.sweep_run)
         if self._failing_since is not None:
             _say(f"{self._where} takes records again")
             self._failing_since = None
+
+    def _deliver(self, together: Sequence[Waiting]) -> None:
+        try:
+            self._delivery.deliver([each.record for each in together])
+        except Exception as error:
+            if not is_refused_for_good(error):
+                raise
+            if len(together) > 1:  # not all of them are to blame
+                for each in together:
+                    self._deliver([each])
+                return
+            self._outbox.put_aside(together[0], str(error))
+            _say(
+                f"{self._where} refused a record for good, it is kept in refused.jsonl: {_first_line(error)}"
+            )
 
     def _make_datasets(self) -> None:
         for number in list(self._unmade):

@@ -20,8 +20,8 @@ def record(number: int, **fields: object) -> Record:
 def drained(outbox: Outbox) -> list[int | None]:
     """The trials of what waits, which is acknowledged."""
     numbers = []
-    while (waiting := outbox.first(timeout_s=0)) is not None:
-        numbers.append(waiting.record.run)
+    while waiting := outbox.first(timeout_s=0, at_most=2):
+        numbers += [each.record.run for each in waiting]
         outbox.acknowledge(waiting, sweep_run="a")
     return numbers
 
@@ -39,13 +39,24 @@ def test_records_come_out_as_and_in_the_order_they_went_in(tmp_path: Path) -> No
     assert [outbox.num_waiting, drained(outbox), outbox.num_waiting] == [3, [0, 0, 0], 0]
 
 
+def test_what_waits_is_given_together_up_to_a_number(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for number in range(5):
+        outbox.append(record(number))
+    waiting = outbox.first(timeout_s=0, at_most=3)
+    assert [each.record.run for each in waiting] == [0, 1, 2]
+    outbox.acknowledge(waiting, sweep_run="a")
+    assert outbox.num_waiting == 2
+    assert [each.record.run for each in outbox.first(timeout_s=0, at_most=3)] == [3, 4]
+    assert Outbox(tmp_path).num_waiting == 2
+
+
 def test_the_next_process_begins_with_the_first_record_that_was_not_acknowledged(tmp_path: Path) -> None:
     before = Outbox(tmp_path)
     for number in range(4):
         before.append(record(number))
     for _ in range(2):
         waiting = before.first(timeout_s=0)
-        assert waiting is not None
         before.acknowledge(waiting, sweep_run="run-7")
     after = Outbox(tmp_path)
     assert (after.num_waiting, after.sweep_run) == (2, "run-7")
@@ -99,8 +110,7 @@ def test_another_tracker_is_sent_everything(tmp_path: Path) -> None:
 def test_a_refused_record_is_kept_with_its_reason(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     outbox.append(record(5, params={"a": "1"}))
-    waiting = outbox.first(timeout_s=0)
-    assert waiting is not None
+    (waiting,) = outbox.first(timeout_s=0)
     outbox.put_aside(waiting, "no such run")
     kept = json.loads((tmp_path / "refused.jsonl").read_text())
     assert kept == {"reason": "no such run", "record": {"run": 5, "at": 1005, "params": {"a": "1"}}}

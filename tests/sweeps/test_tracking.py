@@ -3,19 +3,20 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException, RestException
-from requests import HTTPError, Response
+from requests import HTTPError, PreparedRequest, Response, Session
 
 from sweeps import tracking
 from sweeps.delivery import UnknownRunError, is_refused_for_good
 from sweeps.home import Home
 from sweeps.provenance import Provenance
 from sweeps.tracking import DatasetRecord, Tracker, check_tracker, flatten
-from tests.end_to_end.mlflow_server import empty_database
+from tests.end_to_end.mlflow_server import MlflowServer, empty_database
 
 SPACE = """
 name: made
@@ -293,6 +294,43 @@ def test_faces_that_cannot_be_read_any_more_are_told_in_a_tag(home: Home) -> Non
     sweep.tracker.finish_trial(0, state="complete", best={})
     assert sweep.end()
     assert read(home)[2][0].data.tags["datasets"] == "not known: lfw.bin is gone"
+
+
+@pytest.mark.slow
+def test_what_waited_for_a_server_takes_few_requests_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight: a run is made, its place asked for, a batch, faces, two texts, a student's file, its end."""
+    monkeypatch.setattr(tracking, "FLUSH_S", 0.0)
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "student.json").write_text("{}")
+    away = Sweep(Home.at(str(tmp_path / "home"), "http://127.0.0.1:9"))
+    for number in range(3):
+        away.trial(number, student=tmp_path / "student")
+    assert not away.end()
+
+    server = MlflowServer(tmp_path).start()
+    try:
+        monkeypatch.setattr(tracking, "FLUSH_S", 60.0)
+        asked: list[str] = []
+        send = Session.send
+
+        def counted(session: Session, request: PreparedRequest, **options: Any) -> Response:
+            asked.append(f"{request.method} {request.path_url}")
+            return send(session, request, **options)
+
+        monkeypatch.setattr(Session, "send", counted)
+        home = Home.at(str(tmp_path / "home"), server.uri)
+        assert Tracker(home, study="made", on_run=lambda number, run_id: None).close()
+        assert len(asked) <= 20 + 3 * 8
+        client, _, children = read(home)
+        for run in children.values():
+            history = client.get_metric_history(run.info.run_id, "validation/accuracy")
+            assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+            assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "complete")
+            assert files(client, run, "student") == {"student/student.json"}
+    finally:
+        server.kill()
 
 
 def test_a_tracker_that_is_away_past_the_end_costs_the_flush_and_no_record(
