@@ -22,6 +22,7 @@ from sweeps.lineage import Exploit
 from sweeps.mlflow_pages import run_name
 from sweeps.outbox import DatasetRecord
 from sweeps.provenance import digests_of
+from sweeps.record import ACCUMULATION_TAG
 from sweeps.shelf import Shelf
 from sweeps.space import SearchSpace
 from sweeps.study import (
@@ -235,6 +236,8 @@ class Ledger(Callback):
         reason = f"{failure.kind} after epoch {opened.epochs}: {failure.reason}"
         if failure.kind == "out of memory":
             opened.task["accumulation"] *= 2
+            times = {f"{ACCUMULATION_TAG}{opened.epochs}": str(opened.task["accumulation"])}
+            self._tracker.tag_trial(opened.trial.number, **times)
             reason += f"; batches are now trained in {opened.task['accumulation']} portions"
         opened.attempts.append(reason)
         opened.trial.set_user_attr(ATTEMPTS, opened.attempts)

@@ -28,7 +28,9 @@ from sweeps.space import ResourcesSettings
 COMMIT_TAG, TEACHER_TAG = "mlflow.source.git.commit", "teacher_digest"
 DIGEST_LENGTH = 36
 """Characters that MLflow keeps of a dataset's digest."""
-NOTING = ("attempt", "accumulation", "note", "mlflow.note")
+ACCUMULATION_TAG = "accumulation."
+"""Begins a tag that ends with an epoch: after it, batches are trained in that many times the portions."""
+NOTING = ("attempt", "note", "mlflow.note")
 """How tags begin that tell how a trial was begun again, or what people noted of it."""
 
 
@@ -45,6 +47,8 @@ class Record:
         environment: Versions of what decided its numbers.
         resources: What it occupied.
         scheduler: What decided who was stopped early.
+        accumulations: How many times the config's portions each batch was trained in, by the epoch after
+            which that began; nothing where memory sufficed.
     """
 
     run_id: str
@@ -57,6 +61,7 @@ class Record:
     environment: Mapping[str, str]
     resources: ResourcesSettings
     scheduler: str
+    accumulations: Mapping[int, int]
 
     @property
     def commit(self) -> str | None:
@@ -95,6 +100,11 @@ def read_record(home: Home, study: str, number: int) -> Record:
             environment=environment,
             resources=ResourcesSettings.model_validate(space.get("resources", {})),
             scheduler=space.get("scheduler", {}).get("name", "none"),
+            accumulations={
+                int(name.removeprefix(ACCUMULATION_TAG)): int(times)
+                for name, times in tags.items()
+                if name.startswith(ACCUMULATION_TAG)
+            },
         )
     except (MlflowException, OSError, KeyError, ValueError, ValidationError) as error:
         if isinstance(error, InputError):

@@ -2,9 +2,11 @@
 
 One process trains it, with the threads that the trial had. On the same machine, with the same versions, every
 number of every epoch is then the same to the last bit. On another machine rounding may differ. Several
-workers are no single process: each normalises its own part of a batch.
+workers are no single process: each normalises its own part of a batch. Where memory ran out and batches were
+cut into more portions, they are cut so again, from the same epoch on.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,23 +151,44 @@ def rerun(home: Home, study: str, number: int, *, anyway: bool = False) -> Rerun
 def _train(record: Record, folder: Path, *, epochs: int, cache: Path) -> dict[str, dict[int, float]]:
     """Trains so many epochs of it; returns every metric's values by epoch."""
     now: dict[str, dict[int, float]] = {}
-
-    def report(metrics: dict[str, float], checkpoint: Path) -> None:
-        epoch = int(metrics["epoch"])
-        for name, value in metrics.items():
-            now.setdefault(name, {})[epoch] = value
-        if epoch == epochs:
-            raise _EnoughEpochs
-
     threads = torch.get_num_threads()
     torch.set_num_threads(record.resources.num_threads)
     try:
-        train(record.config, report=report, directory=folder, cache=cache)
-    except _EnoughEpochs:
-        pass
+        for last, times in stages(record.accumulations, epochs=epochs):
+            training = record.config.training
+            portions = training.model_copy(update={"accumulation": training.accumulation * times})
+            config = record.config.model_copy(update={"training": portions})
+            with contextlib.suppress(_EnoughEpochs):
+                train(config, report=_Reports(now, last=last), directory=folder, cache=cache)
     finally:
         torch.set_num_threads(threads)
     return now
+
+
+class _Reports:
+    """Keeps every metric's values by epoch, and ends the training after an epoch."""
+
+    def __init__(self, values: dict[str, dict[int, float]], *, last: int):
+        self._values, self._last = values, last
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path) -> None:
+        epoch = int(metrics["epoch"])
+        for name, value in metrics.items():
+            self._values.setdefault(name, {})[epoch] = value
+        if epoch == self._last:
+            raise _EnoughEpochs
+
+
+def stages(accumulations: Mapping[int, int], *, epochs: int) -> list[tuple[int, int]]:
+    """What a trial trained in one go: up to which epoch, and in how many times the config's portions.
+
+    Args:
+        accumulations: As `Record` has them.
+        epochs: That it trained in all.
+    """
+    begun = sorted({0: 1, **accumulations}.items())
+    ends = [*(epoch for epoch, _ in begun[1:]), epochs]
+    return [(end, times) for (start, times), end in zip(begun, ends, strict=True) if start < end]
 
 
 def _compared(

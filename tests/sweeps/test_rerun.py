@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from distill.errors import InputError, RefusedError
+from distill.training import train
 from sweeps.cli import main
 from sweeps.home import Home
 from sweeps.record import read_record
-from sweeps.rerun import Repeated, Rerun, _compared, as_lines, rerun
+from sweeps.rerun import Repeated, Rerun, _compared, as_lines, rerun, stages
 from sweeps.study import load_study, run_attribute
 from tests.sweeps.small_home import ACCURACY, built, copied
 
@@ -74,6 +76,43 @@ def test_numbers_that_are_others_are_told(home: Home) -> None:
     assert done.exit_code == 3
     assert f"{ACCURACY}: 0.9 then" in done.stdout
     assert "the numbers do not agree" in done.stdout
+
+
+@pytest.mark.slow
+def test_batches_that_were_cut_for_want_of_memory_are_cut_so_again(home: Home, tmp_path: Path) -> None:
+    record = read_record(home, "tiny", 0)
+    assert record.accumulations == {}
+    halves = record.config.training.model_copy(update={"accumulation": 2})
+    config = record.config.model_copy(update={"training": halves})
+
+    def remember(metrics: dict[str, float], checkpoint: Path) -> None:
+        for name, value in metrics.items():
+            client_of(home).log_metric(run_of(home, 0), name, value, step=1, timestamp=2**41)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(record.resources.num_threads)
+    train(config, report=remember, directory=tmp_path, cache=tmp_path / "embeddings")
+    torch.set_num_threads(threads)
+    assert not rerun(home, "tiny", 0).agrees
+    client_of(home).set_tag(run_of(home, 0), "accumulation.0", "2")
+    assert read_record(home, "tiny", 0).accumulations == {0: 2}
+    assert {metric.verdict for metric in rerun(home, "tiny", 0).metrics} == {"equal"}
+
+
+@pytest.mark.parametrize(
+    ("accumulations", "expected"),
+    [
+        ({}, [(5, 1)]),
+        ({0: 2}, [(5, 2)]),
+        ({2: 2}, [(2, 1), (5, 2)]),
+        ({3: 4, 0: 2}, [(3, 2), (5, 4)]),
+        ({5: 2}, [(5, 1)]),
+    ],
+)
+def test_a_trial_is_repeated_in_the_stages_that_it_was_trained_in(
+    accumulations: dict[int, int], expected: list[tuple[int, int]]
+) -> None:
+    assert stages(accumulations, epochs=5) == expected
 
 
 def test_another_teacher_is_refused(home: Home) -> None:
