@@ -5,9 +5,10 @@ P: verification pairs
 
 import datetime
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import Tensor, nn
 
 from distill.checkpoint import BEST, StudentCard, load_student
@@ -23,6 +24,11 @@ from sweeps.pages.records import SweepRecord, curves_of, find_record, run_metric
 from sweeps.study import TEACHER, load_study, read_space, summary, trial_rows
 
 ACCURACY = "verification_accuracy"
+MEANS = (
+    " A point that was trained with several seeds is shown once: the mean, and a standard deviation to "
+    "either side. Of a finalist, the trainings that confirm it count alone."
+)
+"""Says in a caption what stands for a point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +103,49 @@ class Knowledge:
         """The leaderboard's first trial; None before one has completed."""
         return next(iter(self.complete), None)
 
+    @property
+    def is_repeated(self) -> bool:
+        """Whether a point was trained with several seeds."""
+        return any(row.point != row.number for row in self.rows)
+
+    @functools.cached_property
+    def points(self) -> Sequence[TrialRow]:
+        """Every point once, the best first: the means of its trainings, under the number that drew it."""
+        if not self.is_repeated:
+            return self.rows
+        return [_joined(rows, lambda values: float(np.mean(values))) for rows in self._by_point]
+
+    @functools.cached_property
+    def spreads(self) -> dict[int, dict[str, float]]:
+        """Standard deviations of metrics over seeds, of each point that has several, by its number."""
+        return {
+            rows[0].point: _joined(rows, lambda values: float(np.std(values, ddof=1))).metrics
+            for rows in self._by_point
+            if len(_counting(rows)) > 1
+        }
+
+    @property
+    def best_point(self) -> TrialRow | None:
+        """The champion's; None before a trial has completed."""
+        return next((row for row in self.points if row.state == "complete"), None)
+
+    @property
+    def points_are(self) -> str:
+        """What one mark of a picture stands for."""
+        return "point" if self.is_repeated else "trial"
+
+    @property
+    def about_points(self) -> str:
+        """A sentence for captions; empty where every point was trained once."""
+        return MEANS if self.is_repeated else ""
+
+    @property
+    def _by_point(self) -> list[list[TrialRow]]:
+        of_point: dict[int, list[TrialRow]] = {}
+        for row in self.rows:
+            of_point.setdefault(row.point, []).append(row)
+        return list(of_point.values())
+
     def count(self, state: str) -> int:
         """Trials in a state."""
         return sum(row.state == state for row in self.rows)
@@ -123,7 +172,8 @@ class Knowledge:
         if (row := self.best) is None:
             raise MissingError("No trial has completed, so there is no student to look at.")
         student, card = load_student(self.home.study(self.name).trial(row.number) / BEST)
-        return Champion(row=row, config=self.space.config(row.params), student=student, card=card)
+        config = self.space.config(row.params, seed_offset=row.seed_offset)
+        return Champion(row=row, config=config, student=student, card=card)
 
     @functools.cached_property
     def teacher_network(self) -> Teacher:
@@ -183,3 +233,23 @@ class Knowledge:
     def epochs_of(self, row: TrialRow) -> int:
         """Epochs of a trial that is not stopped."""
         return int(row.params.get("training.epochs", self.space.max_epochs))
+
+
+def _counting(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Of the trainings of a point, those that its standing is made of."""
+    complete = [row for row in rows if row.state == "complete"]
+    return [row for row in complete if row.confirms] or complete
+
+
+def _joined(rows: Sequence[TrialRow], over: Callable[[list[float]], float]) -> TrialRow:
+    """The trainings of a point as one row."""
+    counting = _counting(rows)
+    first = replace(rows[0], number=rows[0].point)
+    if not counting:
+        return first
+    shared = set[str].intersection(*(set(row.metrics) for row in counting))
+    return replace(
+        first,
+        values=[over(list(values)) for values in zip(*(row.values or () for row in counting), strict=True)],
+        metrics={name: over([row.metrics[name] for row in counting]) for name in sorted(shared)},
+    )

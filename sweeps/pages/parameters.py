@@ -15,6 +15,7 @@ from sweeps.leaderboard import TrialRow
 from sweeps.pages.content import Content, MissingError
 from sweeps.pages.knowledge import Knowledge
 from sweeps.pages.quantities import counted, listed, quantity
+from sweeps.pages.spread import spread_bars
 from sweeps.pages.style import (
     BLUE,
     CHAMPION,
@@ -35,6 +36,7 @@ from sweeps.space import FloatParameter, IntParameter
 MIN_TRIALS = 4
 """Completed trials below which an importance is luck."""
 UNSET = "not set"
+_BY_MEANS = " A point that was trained with several seeds counts once, by the mean."
 
 
 def importances(known: Knowledge) -> Content:
@@ -45,14 +47,16 @@ def importances(known: Knowledge) -> Content:
     names = _names(known)
     if not names:
         raise MissingError("The space has no parameters.")
-    if len(known.complete) < MIN_TRIALS:
+    complete = [row for row in known.points if row.state == "complete"]
+    if len(complete) < MIN_TRIALS:
         raise MissingError(
-            f"Importances need at least {MIN_TRIALS} completed trials, and there "
-            f"{'is' if len(known.complete) == 1 else 'are'} {len(known.complete)}."
+            f"Importances need at least {MIN_TRIALS} completed {known.points_are}s, and there "
+            f"{'is' if len(complete) == 1 else 'are'} {len(complete)}."
         )
     with warnings.catch_warnings():  # of few trials, which the caption says
         warnings.simplefilter("ignore", UserWarning)
-        shares = optuna.importance.get_param_importances(known.study)
+        study = _study_of(known, complete) if known.is_repeated else known.study
+        shares = optuna.importance.get_param_importances(study)
     ranked = sorted(shares.items(), key=lambda share: share[1])
     heads = short_names([name for name, _ in ranked])
 
@@ -78,18 +82,31 @@ def importances(known: Knowledge) -> Content:
                 alt="Importance of each parameter: "
                 + ", ".join(f"{name} {share:.0%}" for name, share in reversed(ranked))
                 + ".",
-                caption=f"How far each parameter decides whether a trial is among {aim}, by Optuna's "
-                f"PED-ANOVA over {len(known.complete)} completed trials. Of fewer than some dozens it is a "
-                "hint.",
+                caption=f"How far each parameter decides whether a {known.points_are} is among {aim}, by "
+                f"Optuna's PED-ANOVA over {len(complete)} completed {known.points_are}s. Of fewer than some "
+                f"dozens it is a hint.{_BY_MEANS if known.is_repeated else ''}",
             )
         ]
     )
 
 
+def _study_of(known: Knowledge, complete: Sequence[TrialRow]) -> optuna.Study:
+    """Points as trials: with several trainings each, those that were repeated would count more."""
+    study = optuna.create_study(directions=known.space.directions)
+    for row in complete:
+        drawn = known.trials[row.number]
+        study.add_trial(
+            optuna.trial.create_trial(
+                values=row.values, params=drawn.params, distributions=drawn.distributions
+            )
+        )
+    return study
+
+
 def slices(known: Knowledge) -> Content:
     """The first objective against each parameter."""
     shown = quantity(known.metric)
-    valued = [row for row in known.rows if row.values]
+    valued = [row for row in known.points if row.values]
     names = [name for name in _names(known) if any(name in row.params for row in valued)]
     if not names:
         raise MissingError("No trial with parameters has reported a value yet.")
@@ -104,24 +121,26 @@ def slices(known: Knowledge) -> Content:
                     figure.subplots(), rows, scale, known, figure
                 ),
                 height_inches=3.2,
-                alt=f"{shown.name} against {name} in {counted(len(rows), 'trial')}.",
-                caption=_slice_caption(scale, len(rows), len(valued)),
+                alt=f"{shown.name} against {name} in {counted(len(rows), known.points_are)}.",
+                caption=_slice_caption(scale, len(rows), len(valued), known.points_are),
             )
         )
     text = []
     if len(known.space.objectives) > 1:
         text.append(f"Of the objectives, {shown.name} is shown.")
+    if known.is_repeated:
+        text.append(known.about_points.strip())
     return Content(text=text, pictures=pictures)
 
 
-def _slice_caption(scale: "_Scale", number: int, of: int) -> str:
+def _slice_caption(scale: "_Scale", number: int, of: int, noun: str) -> str:
     values = (
         f"one of {counted(len(scale.values), 'value')}"
         if scale.is_category
         else f"from {setting_text(scale.values[0])} to {setting_text(scale.values[-1])}"
     )
     scaled = ", on a logarithmic scale" if scale.is_log else ""
-    had = "" if number == of else f". {counted(number, 'trial')} of {of} had it"
+    had = "" if number == of else f". {counted(number, noun)} of {of} had it"
     return f"{scale.name}: {values}{scaled}{had}."
 
 
@@ -136,7 +155,9 @@ def _draw_slice(
         x = [scale.place(row.params[scale.name], row.number) for row in of_state]
         y = [row.values[0] * shown.factor for row in of_state if row.values]
         axes.scatter(x, y, label=state, zorder=3, **look.points())
-    best = known.best
+        numbers = [row.number for row in of_state]
+        spread_bars(axes, known, dict(zip(numbers, zip(x, y, strict=True), strict=True)), known.metric)
+    best = known.best_point
     if best is not None and best.values and scale.name in best.params:
         x = scale.place(best.params[scale.name], best.number)
         axes.scatter(x, best.values[0] * shown.factor, label="champion", **CHAMPION)
@@ -148,15 +169,15 @@ def _draw_slice(
 
 
 def parallel(known: Knowledge) -> Content:
-    """Whole points side by side: an axis a parameter, a line a trial. It lies on its side, to fit a phone."""
-    shown_rows = [row for row in known.rows if row.values and row.params]
+    """Whole points side by side: an axis a parameter, a line a point. It lies on its side, to fit a phone."""
+    shown_rows = [row for row in known.points if row.values and row.params]
     if not shown_rows:
         raise MissingError("No trial with parameters has reported a value yet.")
     objectives = known.space.objectives
     scales = [_objective_scale(known, index, shown_rows) for index in range(len(objectives))]
     scales += [_scale(known, name) for name in _names(known) if any(name in row.params for row in shown_rows)]
     has_unset = any(scale.value_of(row) is None for scale in scales for row in shown_rows)
-    best = known.best
+    best = known.best_point
 
     def plot(figure: Figure) -> None:
         axes = figure.subplots()
@@ -197,10 +218,12 @@ def parallel(known: Knowledge) -> Content:
                 "parallel_coordinates",
                 plot,
                 height_inches=0.8 + 0.76 * len(scales),
-                alt=f"A line for each of {counted(len(shown_rows), 'trial')} over axes of "
+                alt=f"A line for each of {counted(len(shown_rows), known.points_are)} over axes of "
                 + listed([scale.name for scale in scales])
                 + ".",
-                caption=f"Each line from top to bottom is a trial, each row an axis of its own.{unset}",
+                caption=f"Each line from top to bottom is a {known.points_are}"
+                f"{' at the mean of its trainings' if known.is_repeated else ''}, each row an axis of its "
+                f"own.{unset}",
             )
         ]
     )

@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from sweeps.pages.content import Content, MissingError, Picture
 from sweeps.pages.knowledge import ACCURACY, Knowledge
 from sweeps.pages.quantities import counted, listed, quantity
+from sweeps.pages.spread import spread_bars
 from sweeps.pages.style import BLUE, CHAMPION, INK, LOOKS, draw, handles_of, legend, name_y, scale_log
 
 SIZES = ("efficiency/parameters", "efficiency/weight_bytes")
@@ -27,21 +28,20 @@ def fronts(known: Knowledge) -> Content:
     planes = [
         (x, y)
         for x, y in _planes(known)
-        if any(x.metric in row.metrics and y.metric in row.metrics for row in known.rows)
+        if any(x.metric in row.metrics and y.metric in row.metrics for row in known.points)
     ]
     if not planes:
         raise MissingError("No trial has reported an accuracy and a size yet.")
     pictures = [_picture(known, x, y, name=f"pareto_{i}") for i, (x, y) in enumerate(planes, start=1)]
     text = []
     if len(known.space.objectives) > 1 and known.complete:
-        front = front_of(
-            {row.number: tuple(_losses(known, row.values or [])) for row in known.complete if row.values}
-        )
+        complete = [row for row in known.points if row.state == "complete" and row.values]
+        front = front_of({row.number: tuple(_losses(known, row.values or [])) for row in complete})
         names = listed([quantity(objective.metric).name for objective in known.space.objectives])
         text.append(
-            f"{counted(len(front), 'trial')} of {len(known.complete)} completed cannot be surpassed in all "
-            f"of {names} at once: {listed([str(number) for number in sorted(front)])}. The champion is the "
-            "one that the leaderboard lists first."
+            f"{counted(len(front), known.points_are)} of {len(complete)} completed cannot be surpassed in "
+            f"all of {names} at once: {listed([str(number) for number in sorted(front)])}. The champion is "
+            "the one that the leaderboard lists first."
         )
     return Content(text=text, pictures=pictures)
 
@@ -81,17 +81,17 @@ def _picture(known: Knowledge, x: _Axis, y: _Axis, *, name: str) -> Picture:
     shown_x, shown_y = quantity(x.metric), quantity(y.metric)
     points = {
         row.number: (row.metrics[x.metric] * shown_x.factor, row.metrics[y.metric] * shown_y.factor)
-        for row in known.rows
+        for row in known.points
         if x.metric in row.metrics and y.metric in row.metrics
     }
-    state = {row.number: row.state for row in known.rows}
+    state = {row.number: row.state for row in known.points}
     losses = {
         number: (-at_x if x.maximize else at_x, -at_y if y.maximize else at_y)
         for number, (at_x, at_y) in points.items()
         if state[number] == "complete"
     }
     front = sorted((points[number] for number in front_of(losses)), key=lambda point: point[0])
-    best = known.best
+    best = known.best_point
     teacher = (
         (known.teacher[x.metric] * shown_x.factor, known.teacher[y.metric] * shown_y.factor)
         if x.metric in known.teacher and y.metric in known.teacher
@@ -104,6 +104,7 @@ def _picture(known: Knowledge, x: _Axis, y: _Axis, *, name: str) -> Picture:
             of_state = [point for number, point in points.items() if state[number] == each]
             if of_state:
                 axes.scatter(*zip(*of_state, strict=True), label=each, zorder=3, **look.points())
+        spread_bars(axes, known, points, y.metric)
         if best is not None and best.number in points:
             axes.scatter(*points[best.number], label="champion", **CHAMPION)
         if teacher is not None:
@@ -136,9 +137,9 @@ def _picture(known: Knowledge, x: _Axis, y: _Axis, *, name: str) -> Picture:
     return draw(
         name,
         plot,
-        alt=f"{shown_y.name} against {shown_x.name} of {counted(len(points), 'trial')}, "
+        alt=f"{shown_y.name} against {shown_x.name} of {counted(len(points), known.points_are)}, "
         f"{len(front)} of them on the front.",
         caption=f"{shown_y.name[:1].upper()}{shown_y.name[1:]}, of which {better_y} is better, against "
-        f"{shown_x.name}, of which {better_x} is. On the front lie the completed trials that no other "
-        f"surpasses in both.{beside}",
+        f"{shown_x.name}, of which {better_x} is. On the front lie the completed {known.points_are}s that no "
+        f"other surpasses in both.{beside}{known.about_points}",
     )

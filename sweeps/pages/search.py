@@ -7,6 +7,7 @@ from sweeps.leaderboard import TrialRow
 from sweeps.pages.content import Content, MissingError, Picture
 from sweeps.pages.knowledge import Knowledge
 from sweeps.pages.quantities import counted, quantity
+from sweeps.pages.spread import spread_bars
 from sweeps.pages.style import (
     CHAMPION,
     GREY,
@@ -26,7 +27,7 @@ STRIP = 0.035
 
 
 def history(known: Knowledge) -> Content:
-    """Every trial's objectives in the order they were drawn, and the best so far."""
+    """Every point's objectives in the order they were drawn, and the best so far."""
     if not known.rows:
         raise MissingError("No trial has begun.")
     if not any(row.values for row in known.rows):
@@ -42,7 +43,7 @@ def history(known: Knowledge) -> Content:
 
 def _history_picture(known: Knowledge, index: int, objective: Objective, *, name: str) -> Picture:
     shown = quantity(objective.metric)
-    rows = sorted(known.rows, key=lambda row: row.number)
+    rows = sorted(known.points, key=lambda row: row.number)
     maximize = objective.direction == "maximize"
 
     def plot(figure: Figure) -> None:
@@ -62,6 +63,8 @@ def _history_picture(known: Knowledge, index: int, objective: Objective, *, name
             if valued:
                 y = [row.values[index] * shown.factor for row in valued if row.values]
                 axes.scatter([row.number for row in valued], y, label=state, zorder=4, **look.points())
+                places = {row.number: (row.number, at) for row, at in zip(valued, y, strict=True)}
+                spread_bars(axes, known, places, objective.metric)
             if silent := [row.number for row in rows if row.state == state and not row.values]:
                 axes.scatter(
                     silent,
@@ -75,12 +78,13 @@ def _history_picture(known: Knowledge, index: int, objective: Objective, *, name
             axes.axhline(known.teacher[objective.metric] * shown.factor, label="teacher", **TEACHER_LINE)
         axes.set_xlim(rows[0].number - 0.5, rows[-1].number + 0.5)
         axes.margins(y=0.12)
-        axes.set_xlabel("trial, in the order drawn")
+        drew = "trial that drew the point" if known.is_repeated else "trial, in the order drawn"
+        axes.set_xlabel(drew)
         name_y(axes, shown.label)
         whole_numbers(axes.xaxis)
         legend(figure, handles_of(axes))
 
-    reached = [row.values[index] for row in known.complete if row.values]
+    reached = [row.values[index] for row in rows if row.values and row.state == "complete"]
     peak = (max if maximize else min)(reached) if reached else None
     told = f"; the best completed one reached {shown.text(peak)}" if peak is not None else ""
     aim = "Higher" if maximize else "Lower"
@@ -91,10 +95,11 @@ def _history_picture(known: Knowledge, index: int, objective: Objective, *, name
         else ""
     )
     silent = " Trials without a value are marked at the foot." if any(not row.values for row in rows) else ""
+    silent += known.about_points
     return draw(
         name,
         plot,
-        alt=f"{shown.name} of {counted(len(rows), 'trial')} by their number{told}.",
+        alt=f"{shown.name} of {counted(len(rows), known.points_are)} by their number{told}.",
         caption=f"{aim} is better.{pruned}{silent}",
     )
 

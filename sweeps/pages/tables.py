@@ -1,13 +1,15 @@
 """The leaderboard with every trial, and what it takes to repeat the sweep."""
 
 import shlex
+from collections.abc import Sequence
 
 from distill.checkpoint import BEST, read_card
 from distill.errors import DivergenceError, InputError
 from sweeps.columns import duration, metric_text, setting_text, short_names
+from sweeps.leaderboard import TrialRow, best_rows
 from sweeps.pages.content import Content, Listing, MissingError, Table
 from sweeps.pages.knowledge import Knowledge
-from sweeps.pages.quantities import quantity
+from sweeps.pages.quantities import Quantity, quantity
 
 
 def leaderboard(known: Knowledge) -> Content:
@@ -20,11 +22,14 @@ def leaderboard(known: Knowledge) -> Content:
     heads = short_names(params)
     shown = [quantity(objective.metric) for objective in objectives]
     has_reasons = any(row.reason for row in known.rows)
+    leaders = {row.number for row in best_rows(known.rows)}
+    seeds_head = ["seed", *(f"{each.label}, of the point" for each in shown)] if known.is_repeated else []
     head = [
         "rank",
         "trial",
         "state",
         *(each.label for each in shown),
+        *seeds_head,
         "epochs",
         "time",
         *(heads[name] for name in params),
@@ -40,17 +45,18 @@ def leaderboard(known: Knowledge) -> Content:
             for objective, each in zip(objectives, shown, strict=True)
         ]
         rows.append(["", "", "teacher", *own, *[""] * (width - 3 - len(own))])
-    for index, row in enumerate(known.rows, start=1):
+    for row in known.rows:
         values = row.values or [None] * len(objectives)
         rows.append(
             [
-                str(index) if row.state == "complete" else "",
+                str(row.standing.place) if row.standing else "",
                 str(row.number),
                 row.state,
                 *(
                     "" if value is None else metric_text(value * each.factor)
                     for value, each in zip(values, shown, strict=True)
                 ),
+                *(_of_point(row, shown, leads=row.number in leaders) if known.is_repeated else ()),
                 str(row.epochs or ""),
                 duration(row.seconds) if row.seconds else "",
                 *(setting_text(row.params.get(name)) for name in params),
@@ -61,9 +67,17 @@ def leaderboard(known: Knowledge) -> Content:
     is_number = [
         all(isinstance(row.params.get(name, 0.0), int | float) for row in known.rows) for name in params
     ]
-    numeric = {0, 1, *range(3, 5 + len(objectives))}
-    numeric |= {5 + len(objectives) + place for place, number in enumerate(is_number) if number}
+    before = 5 + len(objectives) + len(seeds_head)
+    numeric = {0, 1, *range(3, before)}
+    numeric |= {before + place for place, number in enumerate(is_number) if number}
+    text = []
+    if known.is_repeated:
+        text.append(
+            "A rank is a point's, and so is what stands beside its best training: the mean over seeds, the "
+            "standard deviation and how many count. Of a finalist, the trainings that confirm it count alone."
+        )
     return Content(
+        text=text,
         tables=[
             Table(
                 caption="Every trial, best first",
@@ -73,8 +87,22 @@ def leaderboard(known: Knowledge) -> Content:
                 wrapped=frozenset({width - 1} if has_reasons else ()),
                 emphasised=frozenset({first}) if known.best is not None else frozenset(),
             )
-        ]
+        ],
     )
+
+
+def _of_point(row: TrialRow, shown: Sequence[Quantity], *, leads: bool) -> list[str]:
+    """Which seed trained it, and how its point stands where it leads the others."""
+    seed = f"+{row.seed_offset}" if row.seed_offset else ""
+    seed += ", confirms" if row.confirms else ""
+    stands = row.standing
+    if stands is None or not leads:
+        return [seed, *[""] * len(shown)]
+    means = [metric_text(value * each.factor) for value, each in zip(stands.mean, shown, strict=True)]
+    if stands.spread is not None:
+        spreads = [metric_text(value * each.factor) for value, each in zip(stands.spread, shown, strict=True)]
+        means = [f"{m} ± {s} of {stands.num_seeds}" for m, s in zip(means, spreads, strict=True)]
+    return [seed, *means]
 
 
 def repeat(known: Knowledge) -> Content:
@@ -119,7 +147,7 @@ def _digests(known: Knowledge) -> list[tuple[str, str]]:
     try:
         card = read_card(known.home.study(known.name).trial(best.number) / BEST)
         rows += [("champion's weights", card.sha256), ("teacher", card.teacher_digest)]
-        faces = known.space.config(best.params).faces
+        faces = known.space.config(best.params, seed_offset=best.seed_offset).faces
         rows.append(("training faces", faces.training_digest()))
         rows.append((known.measured.pairs.name, known.measured.pairs.digest))
     except (InputError, DivergenceError):

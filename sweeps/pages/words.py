@@ -94,6 +94,13 @@ def _won(known: Knowledge) -> list[str]:
         if PARAMETERS in known.teacher:
             size += f" (the teacher has {quantity(PARAMETERS).text(known.teacher[PARAMETERS])})"
     sentences = [f"Trial {best.number}, {_article(student)} {student}{size}, {verb} with {achieved}."]
+    if known.is_repeated and (stands := best.standing) is not None and stands.spread is not None:
+        seeds = f"{stands.num_seeds} {'confirming ' if stands.is_confirmed else ''}seeds"
+        means = [
+            f"{quantity(objective.metric).text(at)} ± {quantity(objective.metric).text(spread)}"
+            for objective, at, spread in zip(known.space.objectives, stands.mean, stands.spread, strict=True)
+        ]
+        sentences.append(f"Its point comes to {listed(means)} over {seeds} (mean and standard deviation).")
     if known.is_promoted:
         try:
             measured = known.measured

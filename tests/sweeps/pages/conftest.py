@@ -16,7 +16,7 @@ from distill.students import BridgeTinySettings
 from sweeps.home import Home
 from sweeps.pages.knowledge import Measured
 from sweeps.space import SearchSpace, parse_space
-from sweeps.study import EPOCHS, OUTCOME, TEACHER, create_study
+from sweeps.study import CONFIRMS, EPOCHS, OUTCOME, POINT, SEED_OFFSET, TEACHER, create_study
 from tests.distill.faces.packs.pictures import encoded, picture, python_2_pack
 
 ACCURACY, PARAMETERS = "validation/verification_accuracy", "efficiency/parameters"
@@ -32,6 +32,8 @@ class Trial:
     Attributes:
         state: As the leaderboard calls it.
         curve: Its accuracies by epoch; the last is its best.
+        repeats: The trial whose point it trains again, and how often that was done before it.
+        confirms: Whether it confirms a finalist.
     """
 
     params: dict[str, Any]
@@ -41,6 +43,8 @@ class Trial:
     spread: float = 0.03
     reason: str | None = None
     seconds: float = 60.0
+    repeats: tuple[int, int] | None = None
+    confirms: bool = False
 
 
 def make_study(
@@ -57,7 +61,9 @@ def make_study(
     if teacher is not None:
         study.set_user_attr(TEACHER, teacher)
     for trial in trials:
-        study.enqueue_trial(trial.params)
+        point, before = trial.repeats or (None, 0)
+        again = {} if point is None else {POINT: point, SEED_OFFSET: before + 1}
+        study.enqueue_trial(trial.params, user_attrs=again | ({CONFIRMS: True} if trial.confirms else {}))
         asked = study.ask()
         space.sample(asked)
         _tell(study, asked, trial, space)
