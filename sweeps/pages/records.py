@@ -91,16 +91,15 @@ def log_report(client: MlflowClient, run_id: str, files: Iterable[Path]) -> None
         client.log_artifact(run_id, str(file), ARTIFACT_PATH)
 
 
-def log_files(home: Home, study: str, files: Iterable[Path]) -> str | None:
+def log_files(home: Home, record: SweepRecord | None, files: Iterable[Path]) -> str | None:
     """`log_report` to the parent run of a study.
 
     Returns:
         Why it was not done, as a clause; None where it was.
     """
-    record = find_record(home, study)
     client = _client(home)
     if client is None or record is None:
-        return f"{masked(home.tracking_uri)} has no run of the sweep {study}"
+        return f"{masked(home.tracking_uri)} has no run of this sweep, or does not answer"
     try:
         log_report(client, record.run_id, files)
     except (MlflowException, OSError) as error:

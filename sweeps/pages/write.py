@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distill.errors import DivergenceError, InputError
+from sweeps.delivery import brief_requests
 from sweeps.home import Home
 from sweeps.pages import cost, hardest, parameters, pareto, resampling, search, tables, verification
 from sweeps.pages.content import Content, MissingError, Picture, Section
@@ -62,20 +63,27 @@ def write_report(home: Home, name: str, *, folder: Path | None = None) -> Report
     Raises:
         InputError: If the home has no study of that name, or the folder cannot be written.
     """
-    known = Knowledge(home, name)
-    sections = sections_of(known)
-    page = render(known, sections)
+    with brief_requests():  # what a tracker that is away would have told is left out
+        known = Knowledge(home, name)
+        sections = sections_of(known)
+        page = render(known, sections)
+        folder = folder or home.study(name).root / "report"
+        written, pictures = _write(page, sections, folder)
+        not_logged = log_files(home, known.record, [written, *pictures])
+    return Report(page=written, pictures=pictures, not_logged=not_logged)
+
+
+def _write(page: str, sections: Iterable[Section], folder: Path) -> tuple[Path, tuple[Path, ...]]:
+    """Writes the page and its pictures into a folder, and takes away those of an earlier one."""
     pictures = [picture for section in sections for picture in section.content.pictures]
-    folder = folder or home.study(name).root / "report"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = tuple(_replace(folder / f"{PREFIX}{each.name}.png", each.png) for each in pictures)
         for stale in set(folder.glob(f"{PREFIX}*.png")) - set(files):
             stale.unlink()
-        written = _replace(folder / PAGE, page.encode())
+        return _replace(folder / PAGE, page.encode()), files
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from None
-    return Report(page=written, pictures=files, not_logged=log_files(home, name, [written, *files]))
 
 
 def sections_of(known: Knowledge, anchors: Collection[str] | None = None) -> list[Section]:

@@ -1,13 +1,16 @@
 """The page: it says what is so, leaves out what is not there, and takes nobody's word for HTML."""
 
 import re
+import time
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from distill.errors import InputError
@@ -16,6 +19,9 @@ from sweeps.pages import write_report
 from sweeps.pages.content import Section
 from sweeps.pages.knowledge import Knowledge
 from sweeps.pages.write import SECTIONS, render, sections_of
+from sweeps.provenance import Provenance
+from sweeps.tracking import Tracker
+from tests.end_to_end.mlflow_server import MlflowServer
 from tests.sweeps.pages.conftest import TEACHER_METRICS, Trial, give_student, make_study, measured_by_hand
 
 SPACE = """
@@ -219,7 +225,7 @@ def test_writing_replaces_the_pictures_of_an_earlier_report_and_nothing_else(
     sources = [(image["src"] or "").partition(",")[2] for image in Seen(report.page.read_text()).images]
     assert {b64decode(source) for source in sources} == {path.read_bytes() for path in report.pictures}
     assert report.not_logged is not None
-    assert "has no run of the sweep read" in report.not_logged
+    assert "has no run of this sweep" in report.not_logged
     assert not (home.root / "mlflow.db").exists()
 
 
@@ -387,3 +393,46 @@ def test_names_that_look_like_formulas_or_html_reach_pictures_and_page_as_they_a
     assert "<i>" not in page
     assert odd in Seen(page).text
     assert not any(section.absent for section in found.values())
+
+
+def test_a_tracker_that_is_away_costs_no_wait_and_no_page(tmp_path: Path, read_faces: str) -> None:
+    home = make_study(tmp_path / "home", of_files(read_faces), [Trial({"optimizer.lr": 1e-3}, curve=[0.8])])
+    began = time.monotonic()
+    report = write_report(replace(home, tracking_uri="http://me:s3cret@127.0.0.1:9"), "read")
+    assert time.monotonic() - began < 30  # MLflow's client would try for minutes
+    assert report.page.exists()
+    assert report.not_logged == "http://me:***@127.0.0.1:9 has no run of this sweep, or does not answer"
+
+
+@pytest.mark.slow
+def test_a_server_that_asks_for_a_password_has_the_page_and_its_pictures(
+    tmp_path: Path, read_faces: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed")
+    settings = tmp_path / "auth.ini"
+    settings.write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{tmp_path / 'auth.db'}\n"
+        "admin_username = admin\nadmin_password = correct horse battery\n"
+    )
+    variables = {"MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test"}
+    server = MlflowServer(tmp_path, options=("--app-name", "basic-auth"), environment=variables).start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct horse battery")
+        yaml = of_files(read_faces)
+        made = make_study(tmp_path / "home", yaml, [Trial({"optimizer.lr": 1e-3}, curve=[0.8])])
+        home = replace(made, tracking_uri=server.uri)
+        tracker = Tracker(home, study="read", on_run=lambda number, run_id: None)
+        provenance = Provenance(commit=None, difference="", command="sweeps run")
+        tracker.start_sweep(space_yaml=yaml, params={}, provenance=provenance)
+        tracker.finish_sweep(status="FINISHED", metrics={}, leaderboard={})
+        assert tracker.close()
+        report = write_report(home, "read")
+        assert report.not_logged is None
+        assert "sweeps run" in report.page.read_text()
+        assert tracker.parent_run_id is not None
+        kept = MlflowClient(server.uri).list_artifacts(tracker.parent_run_id, "report")
+        names = {Path(file.path).name: file.file_size for file in kept}
+        assert names == {path.name: path.stat().st_size for path in (report.page, *report.pictures)}
+    finally:
+        server.kill()
