@@ -225,7 +225,8 @@ class Delivery:
         """The runs of all trials of the sweep, by number. Of doubles the emptier are deleted."""
         of_number: dict[int, list[Run]] = {}
         for run in self._search(self._of_sweep):
-            of_number.setdefault(int(run.data.tags[TRIAL_TAG]), []).append(run)
+            if (number := run.data.tags.get(TRIAL_TAG, "")).isdecimal():  # others' runs may lie there too
+                of_number.setdefault(int(number), []).append(run)
         return {number: self._one_of(runs) for number, runs in of_number.items()}
 
     @property

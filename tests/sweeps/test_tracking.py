@@ -215,6 +215,21 @@ def test_a_second_driver_goes_on_in_the_same_runs(home: Home) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_that_others_put_below_the_sweep_is_left_alone(home: Home) -> None:
+    first = Sweep(home)
+    first.start(0)
+    assert first.tracker.close()
+    client, parent, _ = read(home)
+    tags = {"mlflow.parentRunId": parent.info.run_id}
+    notes = client.create_run(parent.info.experiment_id, tags=tags).info.run_id
+    second = Sweep(home)
+    second.tracker.finish_trial(0, state="interrupted", best={})
+    assert second.end()
+    assert second.runs == first.runs
+    assert client.get_run(notes).info.lifecycle_stage == "active"
+
+
+@pytest.mark.slow
 def test_what_was_never_sent_is_sent_by_the_next_driver_and_what_was_half_sent_is_not_doubled(
     home: Home,
 ) -> None:
