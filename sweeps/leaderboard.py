@@ -179,8 +179,8 @@ def as_markdown(
     teacher: Mapping[str, float] | None = None,
     limit: int | None = None,
 ) -> str:
-    """Writes the columns of `as_table`, all of them, as a table in Markdown."""
-    columns = _columns(rows, objectives, teacher=teacher, limit=limit, symbols=False)
+    """Writes the columns of `as_table`, all of them and by their whole names, as a table in Markdown."""
+    columns = _columns(rows, objectives, teacher=teacher, limit=limit, in_full=True)
     lines = [[column.head for column in columns], ["--:" if column.right else "---" for column in columns]]
     lines += [list(map(str, cells)) for cells in zip(*(column.cells for column in columns), strict=True)]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
@@ -192,8 +192,8 @@ def as_html(
     *,
     teacher: Mapping[str, float] | None = None,
 ) -> str:
-    """Writes the columns of `as_table`, all of them, as a page."""
-    columns = _columns(rows, objectives, teacher=teacher, limit=None, symbols=False)
+    """Writes the columns of `as_table`, all of them and by their whole names, as a page."""
+    columns = _columns(rows, objectives, teacher=teacher, limit=None, in_full=True)
     cells = [[column.head for column in columns]]
     cells += [list(map(str, line)) for line in zip(*(column.cells for column in columns), strict=True)]
     tags = ["th", *["td"] * (len(cells) - 1)]
@@ -288,9 +288,14 @@ def _columns(
     *,
     teacher: Mapping[str, float] | None,
     limit: int | None,
-    symbols: bool,
+    symbols: bool = False,
+    in_full: bool = False,
 ) -> list[Column]:
-    """The columns of a leaderboard, with the teacher's row first where there is one."""
+    """The columns of a leaderboard, with the teacher's row first where there is one.
+
+    Args:
+        in_full: Whether objectives and parameters head their columns with all of their names.
+    """
     repeated = any(row.point != row.number for row in rows)
     leaders = {row.number for row in best_rows(rows)}
     shown = [row for row in rows if row.standing is None or row.number in leaders][:limit]
@@ -302,7 +307,8 @@ def _columns(
     ]
     heads = short_names([objective.metric for objective in objectives])
     for index, objective in enumerate(objectives):
-        head = heads[objective.metric] if len(objectives) > 1 else "value"
+        short = heads[objective.metric] if len(objectives) > 1 else "value"
+        head = objective.metric if in_full else short
         columns.append(Column(head, [_value_text(row, index, repeated) for row in shown], right=True))
     if repeated:
         seeds = [str(row.standing.num_seeds) if row.standing else "" for row in shown]
@@ -312,7 +318,8 @@ def _columns(
         Column("time", [duration(row.seconds) if row.seconds else "" for row in shown], right=True, keep=2),
     ]
     parameters = short_names(_params(rows))
-    for index, (name, head) in enumerate(parameters.items(), start=3):
+    for index, (name, short) in enumerate(parameters.items(), start=3):
+        head = name if in_full else short
         columns.append(Column(head, [setting_text(row.settings.get(name)) for row in shown], keep=index))
     if teacher is not None:
         own = ["", "", "teacher", *(metric_text(teacher.get(objective.metric)) for objective in objectives)]

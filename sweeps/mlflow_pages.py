@@ -67,7 +67,7 @@ def _view(first: Mapping[str, Any], metrics: Sequence[str], parameters: Sequence
     widths = {
         "attributes.`Run Name`": 340,
         **{f"metrics.`best/{metric}`": max(120, 13 * len(f"best/{metric}") // 2) for metric in metrics},
-        **{f"params.`{name}`": max(90, 7 * len(name)) for name in parameters[:MAX_COLUMNS]},
+        **{f"params.`{name}`": max(120, 7 * len(name)) for name in parameters[:MAX_COLUMNS]},
         "tags.`state`": 80,
         "attributes.`Models`": 140,
         "runDateAndNestInfo": 130,

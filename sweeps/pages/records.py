@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,17 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from sweeps.curves import learning_curves
+from sweeps.delivery import NOTE_TAG
 from sweeps.home import Home, masked
 
 ARTIFACT_PATH = "report"
+SHOWN = {
+    "report_history.png": "Optimisation history",
+    "report_learning_curves.png": "Learning curves",
+    "report_pareto_1.png": "Accuracy against size",
+}
+"""Pictures that the run's description shows, and what they are called there."""
+_PICTURE = re.compile(r"\n*!\[[^]]*\]\(get-artifact[^)]*\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +100,16 @@ def log_report(client: MlflowClient, run_id: str, files: Iterable[Path]) -> None
         client.log_artifact(run_id, str(file), ARTIFACT_PATH)
 
 
+def _show_pictures(client: MlflowClient, run_id: str, files: Iterable[Path]) -> None:
+    """Puts the pictures that tell most below what the run's description says, in place of former ones."""
+    shown = [file for file in files if file.name in SHOWN]
+    said = client.get_run(run_id).data.tags.get(NOTE_TAG, "")
+    table = _PICTURE.sub("", said).rstrip()
+    addresses = (f"get-artifact?run_uuid={run_id}&path={ARTIFACT_PATH}/{file.name}" for file in shown)
+    pictures = [f"![{SHOWN[file.name]}]({at})" for file, at in zip(shown, addresses, strict=True)]
+    client.set_tag(run_id, NOTE_TAG, "\n\n".join([table, *pictures]))
+
+
 def log_files(home: Home, record: SweepRecord | None, files: Iterable[Path]) -> str | None:
     """`log_report` to the parent run of a study.
 
@@ -100,8 +119,10 @@ def log_files(home: Home, record: SweepRecord | None, files: Iterable[Path]) -> 
     client = _client(home)
     if client is None or record is None:
         return f"{masked(home.tracking_uri)} has no run of this sweep, or does not answer"
+    written = list(files)
     try:
-        log_report(client, record.run_id, files)
+        log_report(client, record.run_id, written)
+        _show_pictures(client, record.run_id, written)
     except (MlflowException, OSError) as error:
         return f"{masked(home.tracking_uri)} does not take it: {str(error).strip().splitlines()[0]}"
     return None

@@ -22,12 +22,13 @@ from sweeps.delivery import PARENT_TAG
 from sweeps.home import masked
 from sweeps.model_card import Subject, model_card
 from sweeps.promotion.gates import Verdict
-from sweeps.promotion.measuring import Candidate
+from sweeps.promotion.measuring import PREFIX, Candidate
 from sweeps.promotion.packing import MODEL_CARD, pack, stamp
 from sweeps.registry import COMPLETE, GATES, INCOMPLETE, STATE, Registry, utc, who
 
 MAX_DESCRIPTION = 5_000  # characters that MLflow's databases keep of a version's description
 COMMIT_TAG = "mlflow.source.git.commit"
+ACCURACY = f"{PREFIX}/verification_accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,16 +177,14 @@ def _about(candidate: Candidate, came: Origin, *, why: str) -> dict[str, str]:
 
 
 def _said(candidate: Candidate, verdicts: Sequence[Verdict]) -> dict[str, str]:
-    """What gates and benchmark said, as tags."""
+    """What the gates said, and the one number of the benchmark that a table of versions has room for."""
     sentences: dict[str, list[str]] = {}
     for verdict in verdicts:
         sentences.setdefault(f"gate.{verdict.gate.metric}", []).append(str(verdict))
     return {
         GATES: json.dumps([verdict.document() for verdict in verdicts]),
         **{name: "; ".join(said) for name, said in sentences.items()},
-        **{
-            name: f"{value:.6g}" for name, value in candidate.metrics.items() if name.startswith("benchmark/")
-        },
+        ACCURACY: f"{candidate.metrics[ACCURACY]:.6g}",
     }
 
 

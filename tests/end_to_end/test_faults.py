@@ -228,6 +228,7 @@ def test_trials_that_diverge_run_out_of_memory_or_hang_fail_with_their_reasons_a
     # Memory ran out once: the batch was trained in two portions then, and it went on from its last epoch.
     assert "out of memory" in runs[2].data.tags["attempt.2"]
     assert "in 2 portions" in runs[2].data.tags["attempt.2"]
+    assert [v for name, v in runs[2].data.tags.items() if name.startswith("accumulation.")] == ["2"]
     assert "MemoryError" in runs[3].data.tags["reason"]
     assert "resources.timeout_minutes (0.75)" in runs[4].data.tags["reason"]
     assert {run.info.status for number, run in runs.items() if by_number[number]["state"] == "failed"} == {

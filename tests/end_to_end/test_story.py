@@ -27,7 +27,6 @@ from torch import Tensor
 
 from distill.checkpoint import BEST, load_student
 from distill.faces import EmbeddedFacesSettings, VerificationPairs
-from sweeps.delivery import NOTE_TAG
 from sweeps.mlflow_pages import trials_page
 from tests.end_to_end.browser import chromium
 from tests.end_to_end.machine import BIN, Machine, RayHead
@@ -259,15 +258,12 @@ def test_the_report_opens_on_a_phone_and_lies_on_the_server(desk: Desk, report: 
 @pytest.mark.usefixtures("report")
 def test_the_sweeps_page_shows_its_leaderboard_its_trials_and_pictures(desk: Desk) -> None:
     parent, *children = desk.runs(SECOND)
-    # At the address that the tracker gives to pictures of a description.
-    picture = f"get-artifact?run_uuid={parent.info.run_id}&path=report/report_history.png"
-    described = f"{parent.data.tags[NOTE_TAG]}\n\n![History]({picture})"
-    desk.client.set_tag(parent.info.run_id, NOTE_TAG, described)
     desk.open(f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}", expect="rank")
     desk.page.get_by_text("Show more").first.click()
     for child in children:
         desk.page.get_by_text(str(child.info.run_name)).wait_for()
-    image = desk.page.locator("img[src*='report/report_history.png']")
+    names = ("report_history.png", "report_learning_curves.png", "report_pareto_1.png")
+    images = [desk.page.locator(f"img[src*='report/{name}']") for name in names]
     desk.keep("run")
     table = desk.page.locator("table", has_text="rank").first.locator("tbody tr").all_inner_texts()
     cells = [row.split("\t") for row in table]
@@ -275,7 +271,8 @@ def test_the_sweeps_page_shows_its_leaderboard_its_trials_and_pictures(desk: Des
     assert [(int(row[1]), row[2], row[3]) for row in cells[1:]] == [
         (trial["trial"], trial["state"], f"{trial['metrics'][ACCURACY]:.4f}") for trial in desk.trials(SECOND)
     ]
-    assert image.evaluate("async image => { await image.decode(); return image.naturalWidth; }") > 900
+    for image in images:
+        assert image.evaluate("async image => { await image.decode(); return image.naturalWidth; }") > 900
 
 
 # ---- promote -----------------------------------------------------------------------------------------------
