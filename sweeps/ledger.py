@@ -26,6 +26,7 @@ from sweeps.record import ACCUMULATION_TAG
 from sweeps.shelf import Shelf
 from sweeps.space import SearchSpace
 from sweeps.study import (
+    ACCUMULATION,
     ATTEMPTS,
     DRIVEN,
     EPOCHS,
@@ -236,6 +237,7 @@ class Ledger(Callback):
         reason = f"{failure.kind} after epoch {opened.epochs}: {failure.reason}"
         if failure.kind == "out of memory":
             opened.task["accumulation"] *= 2
+            opened.trial.set_user_attr(ACCUMULATION, opened.task["accumulation"])
             times = {f"{ACCUMULATION_TAG}{opened.epochs}": str(opened.task["accumulation"])}
             self._tracker.tag_trial(opened.trial.number, **times)
             reason += f"; batches are now trained in {opened.task['accumulation']} portions"

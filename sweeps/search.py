@@ -13,7 +13,7 @@ from sweeps.budget import Budget
 from sweeps.home import StudyFolder
 from sweeps.ledger import Ledger
 from sweeps.space import SearchSpace
-from sweeps.study import CONTINUES, DIRECTORY, SEED_OFFSET
+from sweeps.study import ACCUMULATION, CONTINUES, DIRECTORY, SEED_OFFSET
 from sweeps.trial import TrialTask
 
 
@@ -83,7 +83,7 @@ class StudySearcher(Searcher):
             "config": config.model_dump(mode="json"),
             "directory": str(self._folder.trial(trial.number)),
             "continue_from": None if continued is None else str(self._folder.trial(continued)),
-            "accumulation": 1,
+            "accumulation": trial.user_attrs.get(ACCUMULATION, 1),
             "timeout_s": None if minutes is None else minutes * 60,
             "spared": SEED_OFFSET in trial.user_attrs,
             "point": trial.params,

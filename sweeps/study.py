@@ -16,6 +16,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 # Attributes of an Optuna trial, beside its parameters and values.
 DIRECTORY, CONTINUES, EPOCHS, OUTCOME, ATTEMPTS = "directory", "continues", "epochs", "outcome", "attempts"
+ACCUMULATION = "accumulation"
+"""How many times the config's portions it trains each batch in, where memory ran out."""
 POINT, SEED_OFFSET, CONFIRMS = "point", "seed_offset", "confirms"
 """Of a trial that trains a point again: who drew it first, what is added to its seed, and what for."""
 LINEAGE_ATTRIBUTE = "lineage"
@@ -100,7 +102,7 @@ def fail_orphans(study: optuna.Study, *, retry: bool) -> list[int]:
         if retry:
             again = {
                 key: orphan.user_attrs[key]
-                for key in (POINT, SEED_OFFSET, CONFIRMS)
+                for key in (POINT, SEED_OFFSET, CONFIRMS, ACCUMULATION)
                 if key in orphan.user_attrs
             }
             lineage = orphan.user_attrs.get(LINEAGE_ATTRIBUTE)

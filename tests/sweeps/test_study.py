@@ -10,6 +10,7 @@ from sweeps.home import Home
 from sweeps.lineage import Exploit
 from sweeps.space import SearchSpace, parse_space
 from sweeps.study import (
+    ACCUMULATION,
     CONTINUES,
     EPOCHS,
     LINEAGE_ATTRIBUTE,
@@ -70,9 +71,11 @@ def test_only_what_ended_by_itself_counts_against_the_budget(home: Home, space: 
 def test_the_point_of_an_orphan_is_tried_again_with_its_checkpoint(home: Home, space: SearchSpace) -> None:
     study = create_study(home, "tiny", space)
     orphan = begin(study, space)
+    orphan.set_user_attr(ACCUMULATION, 4)
     assert fail_orphans(study, retry=True) == [orphan.number]
     again = begin(study, space)
     assert again.params == orphan.params
+    assert again.user_attrs[ACCUMULATION] == 4
     assert again.user_attrs[CONTINUES] == orphan.number
     assert [row.state for row in trial_rows(study, space)] == ["interrupted", "running"]
 
