@@ -1,9 +1,9 @@
 """What searching well saves: TPE + ASHA against random search that stops nothing, at equal epochs.
 
 Real sweeps (`sweeps run`) of real trials on the embedded world, which differ in sampler and scheduler alone;
-all else is the product's default. Each trains one trial at a time, so that it comes out alike on any machine,
-until trials of so many epochs have ended, stopped and failed ones counted: the budget. What a sweep has found
-by then is the best of its completed trials, whose student it would hand over; it hands over no stopped one.
+all else is the product's default. Each trains one trial at a time, so that it comes out alike however busy
+the machine is, until trials of so many epochs have ended, stopped and failed ones counted: the budget. What a
+sweep has found by then is the best of its completed trials: it hands over the student of no stopped one.
 
 The ratio of budgets is the epochs after which TPE + ASHA is as good as random search is at the end, over the
 budget. Random search meets its best sooner, by chance, but does not know it then: that is told beside. Trials
@@ -12,7 +12,7 @@ very points of random search.
 
 Sweeps of the same space that `--home` holds already are not run again.
 
-    python -m benchmarks.search_quality [--seeds 5] [--trials 20] [--arms all] [--home runs/search_quality]
+    python -m benchmarks.search_quality [--seeds 5] [--trials 16] [--arms all] [--home runs/search_quality]
 
 E: epochs, S: seeds, R: resamples
 """
@@ -49,20 +49,23 @@ objectives: [{{metric: validation/verification_accuracy, direction: maximize}}]
 base:
   faces: {{name: embedded, domain: synthetic, size_px: 16}}
   method: {{name: synthdistill, resampling: adaptive_w}}
-  training: {{epochs: {EPOCHS}, faces_per_epoch: 512, batch_size: 32}}
+  training: {{epochs: {EPOCHS}, faces_per_epoch: 512}}
 parameters:
   student.name: {{type: categorical, choices: [bridge_tiny, iresnet_small, mobilefacenet]}}
   student.width: {{type: float, low: 0.25, high: 0.5, step: 0.125, when: {{student.name: mobilefacenet}}}}
-  optimizer.lr: {{type: float, low: 1e-4, high: 1e-1, log: true}}
+  optimizer.name: {{type: categorical, choices: [adam, sgd]}}
+  optimizer.lr: {{type: float, low: 1e-4, high: 1e+0, log: true}}
   optimizer.weight_decay: {{type: float, low: 1e-5, high: 1e-1, log: true}}
+  training.batch_size: {{type: categorical, choices: [16, 32, 64, 128]}}
   method.resampling_coef: {{type: float, low: 0.25, high: 2.0, log: true}}
   losses.raw_mse.weight: {{type: float, low: 1e-2, high: 1e+1, log: true}}
   losses.cosine.weight: {{type: float, low: 1e-2, high: 1e+1, log: true}}
-search: {{num_trials: 20}}
+search: {{num_trials: 1000}}
 keep: {{students: 1}}
 resources: {{max_concurrent: 1}}
 """
-"""The quickstart's, on smaller faces and with wider ranges: what is searched before much is known."""
+"""The quickstart's on smaller faces, with more settings and wider ranges: as when little is known yet.
+Of its trials no sweep comes to the end: the budget comes first."""
 GOAL = 1 / 3
 RESAMPLES = 10_000
 POLL_S = 2.0
@@ -153,7 +156,9 @@ def epochs_to_reach(best_E: NDArray[np.float64], target: float) -> float:
 
 
 def estimated(value_S: Sequence[float], statistic: Callable[..., Any]) -> Estimate:
-    """A statistic of the seeds, with the 95 % interval of resampled seeds.
+    """A statistic of the seeds, with its 95 % interval.
+
+    Resamples draw one seed fewer than there are: see `benchmarks.findings_statistics.measure`.
 
     Args:
         value_S: Of which some may be inf: censored ones, that are larger than every other.
@@ -161,7 +166,7 @@ def estimated(value_S: Sequence[float], statistic: Callable[..., Any]) -> Estima
     """
     values = np.asarray(value_S, dtype=float)
     rng = np.random.default_rng(0)
-    drawn_RS = values[rng.integers(len(values), size=(RESAMPLES, len(values)))]
+    drawn_RS = values[rng.integers(len(values), size=(RESAMPLES, max(1, len(values) - 1)))]
     # No interpolation: between a number and inf there is nothing.
     low, high = np.quantile(statistic(drawn_RS, axis=1), (0.025, 0.975), method="nearest")
     return Estimate(
@@ -188,7 +193,6 @@ def run(arm: Arm, seed: int, *, home: Home, budget: int) -> Searched:
         "seed": str(seed),
         "search.sampler": arm.sampler,
         "search.seed": str(arm.first_seed + seed),
-        "search.num_trials": str(budget),  # enough even where each is stopped after one epoch
         "scheduler.name": arm.scheduler,
     }
     home.ensure()
@@ -350,7 +354,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=20, help="full trials whose epochs are the budget")
+    parser.add_argument("--trials", type=int, default=16, help="full trials whose epochs are the budget")
     parser.add_argument("--arms", choices=("two", "all"), default="two", help="all: each part alone, too")
     parser.add_argument("--home", default="runs/search_quality")
     parser.add_argument("--plot", type=Path, default=Path("docs/images/search_quality.png"))
