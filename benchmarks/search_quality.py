@@ -128,20 +128,21 @@ Found = dict[Arm, list[Searched]]
 
 
 def searched(rows: Iterable[TrialRow], budget: int) -> Searched:
-    """Follows trials, in the order they were trained one after the other.
+    """Follows trials in the order they were trained, one after the other.
 
     Args:
         rows: Those that ended. One that was interrupted left its epochs to the trial that went on from it.
-        budget: Epochs.
+        budget: Epochs. The trial in whose course they are used up counts as if it had ended with them: else
+            random search, whose trials are long, would lose its last one to a single epoch.
     """
     best_E = np.full(budget, -math.inf)
     epochs = num_trials = num_completed = 0
     for row in rows:
         if row.state in UNFINISHED:
             continue
-        epochs += row.epochs
-        if epochs > budget:
+        if epochs >= budget:
             break
+        epochs = min(epochs + row.epochs, budget)
         num_trials += 1
         if row.state == "complete" and row.values:
             num_completed += 1

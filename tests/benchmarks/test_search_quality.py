@@ -41,10 +41,12 @@ def test_the_best_so_far_is_of_completed_trials_and_counts_every_epoch() -> None
     assert (run.num_trials, run.num_completed) == (5, 3)
 
 
-def test_a_trial_that_ends_beyond_the_budget_has_no_part_in_it() -> None:
-    run = searched([trial(0, "complete", 3, 0.6), trial(1, "complete", 3, 0.7)], budget=5)
-    assert run.best_E.tolist() == [-math.inf] * 2 + [0.6] * 3
-    assert run.num_trials == 1
+def test_the_trial_in_whose_course_the_budget_is_used_up_counts_and_none_after_it() -> None:
+    rows = [trial(number, "complete", 3, value) for number, value in enumerate((0.6, 0.7, 0.8))]
+    run = searched(rows, budget=5)
+    assert run.best_E.tolist() == [-math.inf] * 2 + [0.6] * 2 + [0.7]
+    assert run.num_trials == 2
+    assert searched(rows, budget=6).best_E.tolist() == [-math.inf] * 2 + [0.6] * 3 + [0.7]
 
 
 def test_epochs_of_an_interrupted_trial_are_counted_where_it_went_on() -> None:
