@@ -13,6 +13,7 @@ from benchmarks.search_quality import (
     as_markdown,
     epochs_to_reach,
     estimated,
+    ratio_of_means,
     ratios,
     searched,
     verdict,
@@ -66,6 +67,15 @@ def test_budgets_are_compared_seed_by_seed_and_never_is_more_than_any_budget() -
     random = [curve(0.4, 0.4, 0.7, 0.7), curve(0.0, 0.4, 0.4, 0.4)]
     assert ratios(search, random) == [0.5, math.inf]
     assert ratios(random, random) == [0.75, 0.5]
+
+
+def test_mean_curves_are_compared_where_every_seed_has_a_best() -> None:
+    search = [curve(0.9, 0.9, 0.9, 0.9), curve(-math.inf, 0.3, 0.5, 0.7)]
+    random = [curve(0.5, 0.6, 0.6, 0.6), curve(0.5, 0.5, 0.8, 0.8)]
+    ratio = ratio_of_means(search, random)
+    assert ratio.value == 0.75  # (0.9 + 0.5) / 2 is (0.6 + 0.8) / 2
+    # A resample draws one seed of each: at best 0.9 at once, at worst 0.7 for 0.8.
+    assert (ratio.interval.low, ratio.interval.high) == (0.25, math.inf)
 
 
 def test_the_median_stands_where_a_minority_never_got_there() -> None:
