@@ -27,6 +27,7 @@ name: long
 objectives: [{metric: validation/verification_accuracy, direction: maximize}]
 base:
   faces: {name: embedded, size_px: 16}
+  method: {name: synthdistill}
   training: {epochs: 2, faces_per_epoch: 256, batch_size: 64}
 parameters:
   optimizer.lr: {type: float, low: 1e-4, high: 1e-2, log: true}
