@@ -1,23 +1,68 @@
-"""What ten-fold verification costs on LFW's 6,000 pairs, against the protocol's plain loop.
+"""What ten-fold verification of 6,000 pairs and a bootstrap of fairness cost, against plain loops.
 
-The plain loop judges all pairs of nine folds anew at each of 400 thresholds, for each of ten folds. Both
-start from distances, and both must find the same accuracies.
+Ten-fold: the plain loop judges all pairs of nine folds anew at each of 400 thresholds, for each of ten folds.
+Both start from distances, and both must find the same accuracies.
 
-Run: python -m benchmarks.evaluation_speed
+Fairness: the plain loop goes through the pairs of every resample one by one, and is handed how often each
+person was drawn, while ours draws them too. Both must find the same intervals.
+
+P: pairs, I: people, R: resamples
 """
 
+import math
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from distill.evaluation import ten_fold
+from benchmarks.row import Goal, Row, in_turns, seconds
+from distill.evaluation import fairness_report, ten_fold
+from distill.evaluation.bootstrap import _draw
+from distill.evaluation.fairness import FairnessReport
+from distill.faces import VerificationPairs
 
-NUM_PAIRS = 6_000
-REPETITIONS = 9
-WANTED_RATIO = 10
+NUM_PAIRS, NUM_GROUPS, PEOPLE_PER_GROUP, IMAGES_PER_PERSON = 6_000, 4, 100, 6
+DRAWS = 1_000
+DECISIONS = ("own_threshold", "shared_threshold")
+
+
+def measure(quick: bool) -> list[Row]:
+    """Both on one thread."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    repetitions = 1 if quick else 7
+    pairs = make_pairs()
+    similarity_P = torch.where(pairs.is_genuine_P, 0.5, 0.1).double() + 0.15 * torch.randn(NUM_PAIRS)
+    return [
+        _ten_fold_row(similarity_P.clamp(-1, 1), pairs, repetitions=repetitions),
+        _fairness_row(
+            similarity_P.clamp(-1, 1), pairs, draws=20 if quick else DRAWS, repetitions=repetitions
+        ),
+    ]
+
+
+def make_pairs() -> VerificationPairs:
+    """Pairs as a benchmark has them, whose images nobody looks at."""
+    num_people = NUM_GROUPS * PEOPLE_PER_GROUP
+    person_N = torch.arange(num_people).repeat_interleave(IMAGES_PER_PERSON)
+    group_P = torch.arange(NUM_PAIRS) % NUM_GROUPS
+    is_genuine_P = torch.arange(NUM_PAIRS) // NUM_GROUPS % 2 == 0
+    left_person_P = torch.randint(PEOPLE_PER_GROUP, (NUM_PAIRS,))
+    further_P = torch.randint(1, PEOPLE_PER_GROUP, (NUM_PAIRS,))
+    right_person_P = torch.where(is_genuine_P, left_person_P, (left_person_P + further_P) % PEOPLE_PER_GROUP)
+    first_P = group_P * PEOPLE_PER_GROUP
+    return VerificationPairs(
+        name="made up",
+        images_NCHW=torch.zeros(len(person_N), 3, 1, 1, dtype=torch.uint8),
+        left_P=(first_P + left_person_P) * IMAGES_PER_PERSON,
+        right_P=(first_P + right_person_P) * IMAGES_PER_PERSON + 1,
+        is_genuine_P=is_genuine_P,
+        group_P=group_P,
+        group_names=tuple(f"group {group}" for group in range(NUM_GROUPS)),
+        identity_N=person_N,
+    )
 
 
 def plain_ten_fold(distances: np.ndarray, is_genuine: np.ndarray) -> list[float]:
@@ -35,36 +80,99 @@ def plain_ten_fold(distances: np.ndarray, is_genuine: np.ndarray) -> list[float]
     return accuracies
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def plain_intervals(
+    draws: Sequence[Sequence[float]], is_right: Sequence[bool], pairs: VerificationPairs
+) -> list[tuple[float, float]]:
+    """The 95 % intervals of the mean, the deviation and the SER of the groups' accuracies.
+
+    Args:
+        draws: How often each person was drawn, by resample.
+        is_right: Whether each pair is judged rightly.
+    """
+    people = pairs.people()
+    left, right = people[pairs.left_P].tolist(), people[pairs.right_P].tolist()
+    groups, num_groups = pairs.group_P.tolist(), len(pairs.group_names)
+    pairs_of = [groups.count(group) for group in range(num_groups)]
+    found: list[tuple[float, float, float]] = []
+    for drawn in draws:
+        weights, rights = [0.0] * num_groups, [0.0] * num_groups
+        for one, other, group, judged_rightly in zip(left, right, groups, is_right, strict=True):
+            weight = drawn[one] if one == other else drawn[one] * drawn[other]
+            weights[group] += weight
+            if judged_rightly:
+                rights[group] += weight
+        accuracies = [r / w for r, w in zip(rights, weights, strict=True)]
+        errors = [1 - accuracy or 3 / num for accuracy, num in zip(accuracies, pairs_of, strict=True)]
+        spread = statistics.pstdev(accuracies)
+        found.append((statistics.fmean(accuracies), spread, max(errors) / min(errors)))
+    return [tuple(np.quantile(values, [0.025, 0.975])) for values in zip(*found, strict=True)]
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    is_genuine_P = torch.arange(NUM_PAIRS) % 2 == 0
-    centre_P = torch.where(is_genuine_P, 1.0, 1.8)
-    distance_P = (centre_P + 0.3 * torch.randn(NUM_PAIRS)).clamp(0, 4).double()
-    distances, is_genuine = distance_P.numpy(), is_genuine_P.numpy()
-    if ten_fold(distance_P, is_genuine_P).accuracies.tolist() != plain_ten_fold(distances, is_genuine):
+def _ten_fold_row(similarity_P: Tensor, pairs: VerificationPairs, *, repetitions: int) -> Row:
+    distance_P = 2 * (1 - similarity_P)
+    distances, is_genuine = distance_P.numpy(), pairs.is_genuine_P.numpy()
+    if ten_fold(distance_P, pairs.is_genuine_P).accuracies.tolist() != plain_ten_fold(distances, is_genuine):
         raise AssertionError("the two ways find different accuracies")
-
-    taken = [
-        (
-            seconds(lambda: ten_fold(distance_P, is_genuine_P)),
-            seconds(lambda: plain_ten_fold(distances, is_genuine)),
-        )
-        for _ in range(REPETITIONS)
-    ]
-    ours, plain = (statistics.median(column) for column in zip(*taken, strict=True))
-    print(f"{NUM_PAIRS:,} pairs, one thread, medians of {REPETITIONS}, equal accuracies")
-    print(
-        f"ten_fold {1e3 * ours:.2f} ms, plain loop {1e3 * plain:.1f} ms, "
-        f"ratio {plain / ours:.0f} (at least {WANTED_RATIO} wanted)"
+    ours, plain = in_turns(
+        lambda: 1 / seconds(lambda: ten_fold(distance_P, pairs.is_genuine_P)),
+        lambda: 1 / seconds(lambda: plain_ten_fold(distances, is_genuine)),
+        repetitions=repetitions,
+    )
+    return Row(
+        name="ten_fold",
+        what=f"ten-fold verification of {NUM_PAIRS:,} pairs",
+        unit="times a second",
+        ours=ours,
+        other=plain,
+        against="a loop over folds and thresholds",
+        goal=Goal(side="at least", bound=10),
+        note="one thread; equal accuracies",
     )
 
 
-if __name__ == "__main__":
-    main()
+def _fairness_row(similarity_P: Tensor, pairs: VerificationPairs, *, draws: int, repetitions: int) -> Row:
+    drawn = _draws(pairs, draws)
+    folds = ten_fold(2 * (1 - similarity_P), pairs.is_genuine_P)
+    own = torch.zeros_like(folds.is_right)
+    for group in range(NUM_GROUPS):
+        in_group_P = pairs.group_P == group
+        own[in_group_P] = ten_fold(
+            2 * (1 - similarity_P[in_group_P]), pairs.is_genuine_P[in_group_P]
+        ).is_right
+    decisions = [own.tolist(), folds.is_right.tolist()]
+
+    def ours() -> FairnessReport:
+        return fairness_report(similarity_P, pairs, resamples=draws)
+
+    def plain() -> list[list[tuple[float, float]]]:
+        return [plain_intervals(drawn, is_right, pairs) for is_right in decisions]
+
+    for name, intervals in zip(DECISIONS, plain(), strict=True):
+        report = getattr(ours(), name)
+        for estimate, (low, high) in zip((report.mean, report.std, report.ser), intervals, strict=True):
+            if not (math.isclose(estimate.interval.low, low) and math.isclose(estimate.interval.high, high)):
+                raise AssertionError("the two ways find different intervals")
+    ours_per_s, plain_per_s = in_turns(
+        lambda: 1 / seconds(ours), lambda: 1 / seconds(plain), repetitions=repetitions
+    )
+    return Row(
+        name="fairness",
+        what=f"fairness of {NUM_PAIRS:,} pairs with {draws:,} bootstrap draws",
+        unit="times a second",
+        ours=ours_per_s,
+        other=plain_per_s,
+        against="a loop over draws and pairs",
+        goal=Goal(side="at least", bound=20),
+        note="one thread; equal intervals; ours draws the people and measures more beside, the loop does not",
+    )
+
+
+def _draws(pairs: VerificationPairs, draws: int) -> list[list[float]]:
+    """How often `fairness_report` draws each person, by resample."""
+    stratum_I = torch.arange(NUM_GROUPS).repeat_interleave(PEOPLE_PER_GROUP)
+    if len(torch.cat([pairs.left_P, pairs.right_P]).div(IMAGES_PER_PERSON).long().unique()) != len(stratum_I):
+        raise AssertionError("everybody must be in a pair: who is in none is not drawn")
+    step = max(1, 2_000_000 // NUM_PAIRS)
+    rng = torch.Generator().manual_seed(0)
+    parts = [_draw(stratum_I, min(step, draws - start), rng) for start in range(0, draws, step)]
+    return torch.cat(parts).tolist()
