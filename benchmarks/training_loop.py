@@ -1,0 +1,147 @@
+"""What a trial's loop costs beside its networks, and what it gains over the loop that SynthDistill published.
+
+Both other loops are written from the paper's equations: Otroshi Shahreza et al., "SynthDistill", IJCB 2023,
+https://arxiv.org/abs/2308.14852. The bare one is laid out as well as ours: networks in channels-last, a fused
+optimiser, nothing read back. The published one is plain: float32, contiguous, Adam as it comes, the loss and
+the similarity read after every step. All draw the same faces, and must come to the same loss.
+
+B: batch, Z and W: widths of the generator's two latents, D: embedding
+"""
+
+import math
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.row import Goal, Row, in_turns
+from distill.config import TrialConfig
+from distill.training import Process
+from distill.training.loop import Trainer
+from distill.training.parts import frozen_parts
+
+BATCH_SIZE, SIZE_PX = 128, 32
+LOSS_TOLERANCE = 1e-3
+"""Relative: orders of summation differ, and training carries that on."""
+
+
+class OtherLoop:
+    """SynthDistill's iteration: a step on fresh faces, then one on variations of them.
+
+    Args:
+        tuned: Whether it is the bare loop, laid out as ours; else it is the published one.
+    """
+
+    def __init__(self, config: TrialConfig, *, tuned: bool):
+        self._layout = torch.channels_last if tuned else torch.contiguous_format
+        self._logs = not tuned
+        generator = config.faces.generator()
+        assert generator is not None
+        self._generator = generator
+        self._teacher = config.teacher.load().to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
+        torch.manual_seed(config.seed)
+        student = config.student.build(embedding_dim=config.student_dim(), size_px=SIZE_PX)
+        self._student = student.to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
+        self._optimizer = torch.optim.Adam(
+            self._student.parameters(), lr=config.optimizer.lr, fused=True if tuned else None
+        )
+        self._exploring = torch.Generator().manual_seed(2 * config.seed)
+        self._varying = torch.Generator().manual_seed(2 * config.seed + 1)
+        self._num_iterations = config.training.steps_per_epoch // 2
+
+    def train_epoch(self) -> float:
+        """Trains as many faces as an epoch of ours; returns the mean loss."""
+        self._student.train()
+        losses = []
+        for _ in range(self._num_iterations):
+            z_BZ = torch.randn(BATCH_SIZE, self._generator.z_dim, generator=self._exploring)
+            with torch.no_grad():
+                w_BW = self._generator.mapping(z_BZ)
+            loss, similarity_B = self._step(w_BW, self._exploring)
+            radius_B = (similarity_B + 1) / 2
+            step_BW = torch.randn(w_BW.shape, generator=self._varying)
+            varied_loss, _ = self._step(w_BW + radius_B[:, None] * step_BW, self._varying)
+            losses += [loss, varied_loss]
+        return float(torch.tensor(losses).mean())
+
+    def _step(self, w_BW: Tensor, rng: torch.Generator) -> tuple[Tensor | float, Tensor]:
+        noise_B = torch.rand(BATCH_SIZE, generator=rng)
+        with torch.no_grad():
+            images = self._generator.synthesis(w_BW, noise_B=noise_B).contiguous(memory_format=self._layout)
+            teacher_BD = self._teacher(images)
+        student_BD = self._student(images)
+        loss = F.mse_loss(student_BD, teacher_BD)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        similarity_B = F.cosine_similarity(student_BD.detach(), teacher_BD)
+        if not self._logs:
+            return loss.detach(), similarity_B
+        similarity_B.mean().item()  # what the published loop logs
+        return loss.item(), similarity_B
+
+
+def measure(quick: bool) -> list[Row]:
+    """One thread for all, as a trial has that is given one CPU."""
+    torch.set_num_threads(1)
+    config = trial(num_faces=(2 if quick else 8) * BATCH_SIZE)
+    bare, bare_loop = _compare(config, tuned=True, repetitions=1 if quick else 15)
+    published, published_loop = _compare(config, tuned=False, repetitions=1 if quick else 9)
+    return [
+        Row(
+            name="training_loop",
+            what=f"a trial's training loop ({SIZE_PX} px, bridge_tiny)",
+            unit="images a second",
+            ours=bare,
+            other=bare_loop,
+            against="a bare loop, laid out as well",
+            goal=Goal(side="at least", bound=0.97),
+            note="one thread; the loop that trials run, in this process: faces drawn, teacher asked, student "
+            "trained, metrics of every step averaged; equal losses",
+        ),
+        Row(
+            name="synthdistill_cpu",
+            what=f"SynthDistill on CPU ({SIZE_PX} px, bridge_tiny)",
+            unit="images a second",
+            ours=published,
+            other=published_loop,
+            against="the published loop",
+            goal=Goal(side="at least", bound=1.5),
+            note="one thread; float32 and contiguous there; equal losses",
+        ),
+    ]
+
+
+def trial(*, num_faces: int) -> TrialConfig:
+    """SynthDistill with as many faces an epoch."""
+    return TrialConfig.model_validate(
+        {
+            "faces": {"name": "embedded", "size_px": SIZE_PX},
+            "student": {"name": "bridge_tiny"},
+            "method": {"name": "synthdistill"},
+            "training": {"epochs": 1000, "faces_per_epoch": num_faces, "batch_size": BATCH_SIZE},
+            "schedule": {"name": "constant"},
+        }
+    )
+
+
+def _compare(config: TrialConfig, *, tuned: bool, repetitions: int) -> tuple[list[float], list[float]]:
+    """Images a second of both, after an epoch each to warm up, in which they must come to the same loss."""
+    process = Process.current()
+    ours = Trainer(config, frozen_parts(config.faces, config.teacher, process.device), process)
+    other = OtherLoop(config, tuned=tuned)
+    losses = ours.train_epoch()["train/loss"], other.train_epoch()
+    if not math.isclose(*losses, rel_tol=LOSS_TOLERANCE):
+        raise AssertionError(f"the two loops must train alike, got losses {losses}")
+    return in_turns(
+        lambda: _images_per_second(ours, config),
+        lambda: _images_per_second(other, config),
+        repetitions=repetitions,
+    )
+
+
+def _images_per_second(loop: Trainer | OtherLoop, config: TrialConfig) -> float:
+    began = time.perf_counter()
+    loop.train_epoch()
+    return config.training.steps_per_epoch * BATCH_SIZE / (time.perf_counter() - began)
