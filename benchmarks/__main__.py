@@ -14,9 +14,11 @@ from benchmarks.table import Table, of_this_machine, read_table, slower
 from distill.errors import InputError
 
 MEASUREMENTS = {
+    "trial_overhead": "a sweep of short trials in place, against a TorchTrainer for each",
     "training_loop": "a trial's loop against a bare one, and SynthDistill against the published loop",
     "teacher_cache": "a sweep with cached teacher embeddings, against one without",
     "tracking_cost": "a trial that is recorded, against one that is not",
+    "driver": "what a thousand instant trials cost the driver",
     "evaluation_speed": "verification and fairness, against plain loops",
     "smallest_student": "faces a second on one CPU thread, against the paper",
     "start_up": "imports and `sweeps --help`",

@@ -1,121 +1,168 @@
-"""What a trial costs beside its training: in place, against a TorchTrainer of its own inside a Tune function.
+"""How many short trials a sweep gets through in an hour, against what Ray's guide leads to.
 
-Both ways run the same training function, which trains nothing and reports three epochs, on the same Ray
-instance, two at a time, one after the other in one run. Run it with nothing else on the machine:
-
-    python -m benchmarks.trial_overhead [--trials 6] [--json]
+Ours is the product, whole: `sweeps run` with its checks, Optuna's database, MLflow's records, the ranking. The
+other way is a Tune function that starts a TorchTrainer with a worker for each trial, with TuneReportCallback
+and MLflowLoggerCallback. Both train the same students on the same faces, two at a time, on one Ray instance
+that is started before; both MLflow databases exist before. Its rate being constant, the other way is measured
+on fewer trials.
 """
 
-import argparse
 import functools
-import json
-import statistics
+import os
 import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from sweeps import cluster
+from sweeps import cluster  # before ray: it sets what Ray reads when it is imported
 
 # isort: split
-import ray
 import ray.train
 import ray.tune
+import torch
+from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-EPOCHS = 3
+from benchmarks.row import Goal, Row, in_turns, seconds
+from distill.config import TrialConfig
+from distill.training import train
+from sweeps.home import Home
+from sweeps.space import SearchSpace, parse_space
+from sweeps.sweep import run_sweep
+from sweeps.terminal import sweep_display
+from sweeps.tracking import check_tracker
+
+# What `sweeps.cluster` changes for our own trials, as Ray has it.
+RAYS_OWN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2.0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
+SPACE = """
+name: short
+objectives: [{metric: validation/verification_accuracy, direction: maximize}]
+base:
+  method: {name: synthdistill}
+  faces: {name: embedded, size_px: 16}
+  training: {epochs: 1, faces_per_epoch: 256, batch_size: 64}
+parameters:
+  optimizer.lr: {type: float, low: 1e-4, high: 1e-2, log: true}
+search: {sampler: tpe, num_trials: 24, seed: 0}
+scheduler: {name: none}
+resources: {max_concurrent: 2}
+"""
 
 
-def report_in_place(task: dict[str, Any]) -> None:
-    """Reports to Tune, in whose actor this runs."""
-    for epoch in range(1, EPOCHS + 1):
-        ray.tune.report({"epoch": epoch, "value": 1.0})
+def measure(quick: bool) -> list[Row]:
+    """One thread a trial."""
+    num_trials, num_usual, repetitions = (2, 2, 1) if quick else (24, 4, 5)
+    space = parse_space(SPACE, file="short.yaml", overrides={"search.num_trials": str(num_trials)})
+    with tempfile.TemporaryDirectory() as folder, cluster.connected(None) as dashboard:
+        home, others = (_home(Path(folder) / name) for name in ("ours", "others"))
+        with _already_connected(dashboard):
+            ours, other = in_turns(
+                lambda: 3600 * num_trials / seconds(lambda: _sweep(space, home)),
+                lambda: 3600 * num_usual / seconds(lambda: _usual_sweep(space, others, num_usual)),
+                repetitions=repetitions,
+            )
+    return [
+        Row(
+            name="trial_overhead",
+            what=f"a sweep of {num_trials} short trials in place, recorded in full",
+            unit="trials an hour",
+            ours=ours,
+            other=other,
+            against="a TorchTrainer for each trial",
+            goal=Goal(side="at least", bound=20),
+            note="two at a time, one thread each; an epoch of 256 faces of 16 px and its evaluation; Ray's start "
+            f"is left out on both sides; the other way runs {num_usual} trials a repetition",
+        )
+    ]
 
 
-def report_from_worker(task: dict[str, Any]) -> None:
-    """Reports to Ray Train, whose worker this runs in. A report without a checkpoint is enough for Tune."""
-    for epoch in range(1, EPOCHS + 1):
-        ray.train.report({"epoch": epoch, "value": 1.0})
+def usual_trial(
+    task: dict[str, Any], *, config: dict[str, Any], folder: str, storage_path: str, num_workers: int
+) -> None:
+    """A Tune function as Ray's guide has it: a Train run with workers of its own.
 
-
-def in_place(task: dict[str, Any]) -> None:
-    """A Tune function as `sweeps.trial` has it: Ray Train inside the trial's own actor."""
+    Args:
+        task: The trial's `lr`.
+        config: A `TrialConfig` in plain types, for all trials.
+        folder: Where trials keep their state.
+    """
+    os.environ.update(RAYS_OWN)
+    trial_id = ray.tune.get_context().get_trial_id()
+    optimizer = {**config["optimizer"], "lr": task["lr"]}
+    loop_config = {"config": {**config, "optimizer": optimizer}, "directory": f"{folder}/{trial_id}"}
     TorchTrainer(
-        report_in_place, train_loop_config=task, scaling_config=ray.train.ScalingConfig(num_workers=0)
-    ).fit()
-
-
-def usual(task: dict[str, Any], *, storage_path: str) -> None:
-    """A Tune function as Ray's guide has it: a Train run with a worker of its own."""
-    TorchTrainer(
-        report_from_worker,
-        train_loop_config=task,
-        scaling_config=ray.train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+        _train_loop,
+        train_loop_config=loop_config,
+        scaling_config=ray.train.ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 1}),
         run_config=ray.train.RunConfig(
-            name=ray.tune.get_context().get_trial_id(),
-            storage_path=storage_path,
-            callbacks=[TuneReportCallback()],
+            name=str(trial_id), storage_path=storage_path, callbacks=[TuneReportCallback()]
         ),
     ).fit()
 
 
-def seconds_a_trial(trainable: Any, *, num_trials: int, reuse_actors: bool, storage_path: str) -> float:
-    """Wall-clock seconds of `Tuner.fit()` over the number of trials, two at a time."""
-    began = time.perf_counter()
+def _train_loop(loop_config: dict[str, Any]) -> None:
+    """Runs in each of Ray Train's workers. A report without a checkpoint is enough for Tune."""
+    torch.set_num_threads(1)
+    train(
+        TrialConfig.model_validate(loop_config["config"]),
+        report=lambda metrics, checkpoint: ray.train.report(metrics),
+        directory=Path(loop_config["directory"]),
+    )
+
+
+def _sweep(space: SearchSpace, home: Home) -> None:
+    with sweep_display(space, as_json=True) as display:
+        result = run_sweep(space, home=home, name=None, address=None, display=display)
+    if [row.state for row in result.rows] != ["complete"] * space.search.num_trials:
+        raise RuntimeError(f"not every trial of {result.name} completed")
+
+
+def _usual_sweep(space: SearchSpace, home: Home, num_trials: int) -> None:
+    config = space.config(space.first_point())
+    storage_path = str(home.root / "tune")
+    trainable = functools.partial(
+        usual_trial,
+        config=config.model_dump(mode="json"),
+        folder=str(home.root),
+        storage_path=storage_path,
+        num_workers=1,
+    )
     results = ray.tune.Tuner(
-        trainable,
-        param_space={"number": ray.tune.grid_search(list(range(num_trials)))},
-        tune_config=ray.tune.TuneConfig(max_concurrent_trials=2, reuse_actors=reuse_actors),
-        run_config=ray.tune.RunConfig(storage_path=storage_path, verbose=0),
+        # CPUs that the driver of each trial took would not fit beside two workers: a byte of memory does.
+        ray.tune.with_resources(trainable, {"memory": 1}),
+        param_space={"lr": ray.tune.loguniform(1e-4, 1e-2)},
+        tune_config=ray.tune.TuneConfig(num_samples=num_trials, max_concurrent_trials=2),
+        run_config=ray.tune.RunConfig(
+            storage_path=storage_path,
+            verbose=0,
+            callbacks=[MLflowLoggerCallback(tracking_uri=home.tracking_uri, experiment_name="usual")],
+        ),
     ).fit()
-    seconds = time.perf_counter() - began
     if results.errors or len(results) != num_trials:
         raise RuntimeError(f"{len(results.errors)} of {num_trials} trials failed: {results.errors[:1]}")
-    return seconds / num_trials
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--trials", type=int, default=6)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    ways: dict[str, list[float]] = {"in_place": [], "usual": []}
-    with cluster.connected(None), tempfile.TemporaryDirectory() as folder:
-        for _ in range(arguments.repeats):
-            ways["in_place"].append(
-                seconds_a_trial(
-                    ray.tune.with_resources(in_place, {"CPU": 1}),
-                    num_trials=arguments.trials,
-                    reuse_actors=True,
-                    storage_path=folder,
-                )
-            )
-            # 0.01 CPU for the driver of each trial would not fit beside two workers: a byte of memory does.
-            ways["usual"].append(
-                seconds_a_trial(
-                    ray.tune.with_resources(functools.partial(usual, storage_path=folder), {"memory": 1}),
-                    num_trials=arguments.trials,
-                    reuse_actors=False,
-                    storage_path=folder,
-                )
-            )
-    medians = {way: statistics.median(seconds) for way, seconds in ways.items()}
-    document = {
-        "seconds_a_trial": medians,
-        "usual_over_in_place": medians["usual"] / medians["in_place"],
-        "trials": arguments.trials,
-        "repeats": arguments.repeats,
-    }
-    if arguments.json:
-        print(json.dumps(document))
-        return
-    print(f"in place  {medians['in_place']:6.2f} s a trial")
-    print(f"usual     {medians['usual']:6.2f} s a trial")
-    print(f"ratio     {document['usual_over_in_place']:6.1f}")
+def _home(root: Path) -> Home:
+    """A home whose MLflow database exists: making it takes many seconds, once."""
+    home = Home.at(str(root), f"sqlite:///{root}/mlflow.db", f"sqlite:///{root}/optuna.db")
+    home.ensure()
+    check_tracker(home)
+    return home
 
 
-if __name__ == "__main__":
-    main()
+@contextmanager
+def _already_connected(dashboard: str) -> Iterator[None]:
+    """Lets sweeps run on the Ray instance that this process is connected to, in place of one of their own."""
+
+    @contextmanager
+    def connected(address: str | None) -> Iterator[str]:
+        yield dashboard
+
+    starts = cluster.connected
+    cluster.connected = connected
+    try:
+        yield
+    finally:
+        cluster.connected = starts
