@@ -15,6 +15,7 @@ from distill.errors import InputError
 
 MEASUREMENTS = {
     "trial_overhead": "a sweep of short trials in place, against a TorchTrainer for each",
+    "distributed_start": "a distributed trial's way to its first step, against the same",
     "training_loop": "a trial's loop against a bare one, and SynthDistill against the published loop",
     "teacher_cache": "a sweep with cached teacher embeddings, against one without",
     "tracking_cost": "a trial that is recorded, against one that is not",

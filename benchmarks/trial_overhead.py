@@ -1,10 +1,10 @@
 """How many short trials a sweep gets through in an hour, against what Ray's guide leads to.
 
-Ours is the product, whole: `sweeps run` with its checks, Optuna's database, MLflow's records, the ranking. The
-other way is a Tune function that starts a TorchTrainer with a worker for each trial, with TuneReportCallback
-and MLflowLoggerCallback. Both train the same students on the same faces, two at a time, on one Ray instance
-that is started before; both MLflow databases exist before. Its rate being constant, the other way is measured
-on fewer trials.
+Ours is the product, whole: `sweeps run` with its checks, Optuna's database, MLflow's records, the ranking.
+The other way is a Tune function that starts a TorchTrainer with a worker for each trial, with
+TuneReportCallback and MLflowLoggerCallback. Both train the same students on the same faces, two at a time, on
+one Ray instance that is started before; both MLflow databases exist before. Its rate being constant, the
+other way is measured on fewer trials.
 """
 
 import functools
@@ -72,8 +72,8 @@ def measure(quick: bool) -> list[Row]:
             other=other,
             against="a TorchTrainer for each trial",
             goal=Goal(side="at least", bound=20),
-            note="two at a time, one thread each; an epoch of 256 faces of 16 px and its evaluation; Ray's start "
-            f"is left out on both sides; the other way runs {num_usual} trials a repetition",
+            note="two at a time, one thread each; an epoch of 256 faces of 16 px and its evaluation; Ray's "
+            f"start is left out on both sides; the other way runs {num_usual} trials a repetition",
         )
     ]
 
@@ -103,13 +103,18 @@ def usual_trial(
 
 
 def _train_loop(loop_config: dict[str, Any]) -> None:
-    """Runs in each of Ray Train's workers. A report without a checkpoint is enough for Tune."""
+    """Runs in each of Ray Train's workers, all of which have to report, once the single epoch is over.
+
+    A report without a checkpoint is enough for Tune.
+    """
     torch.set_num_threads(1)
+    last: dict[str, float] = {}
     train(
         TrialConfig.model_validate(loop_config["config"]),
-        report=lambda metrics, checkpoint: ray.train.report(metrics),
+        report=lambda metrics, checkpoint: last.update(metrics),
         directory=Path(loop_config["directory"]),
     )
+    ray.train.report(last)
 
 
 def _sweep(space: SearchSpace, home: Home) -> None:
