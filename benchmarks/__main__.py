@@ -23,6 +23,8 @@ MEASUREMENTS = {
     "evaluation_speed": "verification and fairness, against plain loops",
     "smallest_student": "faces a second on one CPU thread, against the paper",
     "start_up": "imports and `sweeps --help`",
+    "record_reading": "shuffled batches of a pack, against plain decoding",
+    "large_pack": "a pack of 50 GB: its first batch, and memory",
 }
 """Modules of this package, each with a `measure(quick) -> list[Row]`, in the order that they run in."""
 

@@ -2,41 +2,36 @@
 
 The pack holds faces of the embedded world as JPEGs of 112 px. Plain decoding finds the same files in memory
 and throws the pixels away; reading finds them in the pack and makes batches of them, one ahead. Both take
-turns, in the same shuffled order. On a machine that others use, look at processor time.
-
-Run: python -m benchmarks.record_reading
+turns, in the same shuffled orders.
 """
 
 import io
-import statistics
 import struct
 import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from benchmarks.row import Goal, Row, in_turns, seconds
 from distill.faces import EmbeddedFacesSettings
 from distill.faces.store import ImageStore
 from distill.faces.stored import SourceSettings, open_source
 from distill.faces.stored.records import MAGIC
 
 SIZE_PX = 112
-NUM_CLASSES, IMAGES_PER_CLASS = 300, 10
+NUM_CLASSES, IMAGES_PER_CLASS = 150, 10
 JPEG_QUALITY = 95
 BATCH_SIZE = 128
 NUM_THREADS = 2
-TURNS, IMAGES_PER_TURN = 40, 1024
-WANTED_RATIO = 0.8
+IMAGES_PER_TURN = 1024
 
 
-def draw_jpegs() -> tuple[list[bytes], list[int]]:
+def draw_jpegs(*, num_classes: int) -> tuple[list[bytes], list[int]]:
     """Files and classes."""
     faces = EmbeddedFacesSettings(size_px=SIZE_PX, domain="authentic").labelled(
-        num_classes=NUM_CLASSES, images_per_class=IMAGES_PER_CLASS
+        num_classes=num_classes, images_per_class=IMAGES_PER_CLASS
     )
     images, _ = faces.read(torch.arange(len(faces)))
     files = []
@@ -73,47 +68,44 @@ def decode_plainly(jpegs: list[bytes]) -> None:
         Image.open(io.BytesIO(jpeg)).convert("RGB")
 
 
-def rates(call: Callable[[], object]) -> tuple[float, float]:
-    """Images of a turn that were read in a second, and in a second of processor time of all threads."""
-    start, start_busy = time.perf_counter(), time.process_time()
-    call()
-    return IMAGES_PER_TURN / (time.perf_counter() - start), IMAGES_PER_TURN / (
-        time.process_time() - start_busy
-    )
-
-
-def main() -> None:
+def measure(quick: bool) -> list[Row]:
+    """As many threads on both sides."""
     torch.set_num_threads(NUM_THREADS)
     torch.manual_seed(0)
-    jpegs, labels = draw_jpegs()
-    turns = []
+    jpegs, labels = draw_jpegs(num_classes=15 if quick else NUM_CLASSES)
+    repetitions, num_read = (1, len(jpegs)) if quick else (25, IMAGES_PER_TURN)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(NUM_THREADS) as pool:
         path = Path(folder) / "train.rec"
         write_pack(path, jpegs, labels)
         store = open_source(SourceSettings(path=path), size_px=SIZE_PX).images
         if not isinstance(store, ImageStore):
             raise AssertionError("a pack must be read from disk")
-        for turn in range(TURNS + 1):
-            order_N = torch.randperm(len(jpegs))[:IMAGES_PER_TURN]
-            shares = [[jpegs[index] for index in share.tolist()] for share in order_N.chunk(NUM_THREADS)]
-            ours = rates(lambda order_N=order_N: read_all(store, order_N))
-            plain = rates(lambda shares=shares: list(pool.map(decode_plainly, shares)))
-            if turn:  # the first warms both up
-                turns.append((ours, plain))
-    mean_bytes = sum(map(len, jpegs)) / len(jpegs)
-    print(
-        f"{len(jpegs):,} JPEGs of {SIZE_PX} px, {mean_bytes:,.0f} bytes each, {NUM_THREADS} threads; {TURNS} "
-        f"turns of {IMAGES_PER_TURN:,} images in batches of {BATCH_SIZE}"
-    )
-    for kind, name in enumerate(("second", "second of processor time")):
-        ours, plain = (statistics.median(rate[side][kind] for rate in turns) for side in range(2))
-        ratios = [reading[kind] / decoding[kind] for reading, decoding in turns]
-        lower, median, upper = statistics.quantiles(ratios, n=4)
-        print(
-            f"images per {name}: reading {ours:,.0f}, plain decoding {plain:,.0f} (medians); "
-            f"ratio {median:.2f}, quartiles {lower:.2f} to {upper:.2f} (at least {WANTED_RATIO} wanted)"
+        orders = [torch.randperm(len(jpegs))[:num_read] for _ in range(repetitions + 1)]
+        for_reading, for_decoding = iter(orders), iter(orders)
+
+        def read() -> float:
+            order_N = next(for_reading)
+            return num_read / seconds(lambda: read_all(store, order_N))
+
+        def decode() -> float:
+            shares = [
+                [jpegs[index] for index in part.tolist()] for part in next(for_decoding).chunk(NUM_THREADS)
+            ]
+            return num_read / seconds(lambda: list(pool.map(decode_plainly, shares)))
+
+        in_turns(read, decode, repetitions=1)  # to warm up
+        ours, plain = in_turns(read, decode, repetitions=repetitions)
+    mean_bytes = sum(map(len, jpegs)) // len(jpegs)
+    return [
+        Row(
+            name="record_reading",
+            what=f"shuffled batches of a .rec pack ({SIZE_PX} px)",
+            unit="images a second",
+            ours=ours,
+            other=plain,
+            against="plain decoding from memory",
+            goal=Goal(side="at least", bound=0.8),
+            note=f"{NUM_THREADS} threads; {len(jpegs):,} JPEGs of {mean_bytes:,} bytes each, in batches of "
+            f"{BATCH_SIZE}",
         )
-
-
-if __name__ == "__main__":
-    main()
+    ]
