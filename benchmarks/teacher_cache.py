@@ -2,8 +2,8 @@
 
 A sweep of 8 trials x 5 epochs, in one process. With the cache, the first trial embeds the set once and all
 later epochs map it from a file; without, the teacher embeds every batch, as it must where it sees augmented
-faces. Two teachers side by side stand for a large one. And an epoch with cached embeddings is set against one that
-needs no teacher at all: what the cache itself costs.
+faces. Two teachers side by side stand for a large one. And an epoch with cached embeddings is set against one
+that needs no teacher at all: what the cache itself costs.
 """
 
 import tempfile
