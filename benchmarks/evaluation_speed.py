@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.row import Goal, Row, in_turns, seconds
 from distill.evaluation import fairness_report, ten_fold
-from distill.evaluation.bootstrap import _draw
+from distill.evaluation.bootstrap import WEIGHTS_AT_ONCE, _draw
 from distill.evaluation.fairness import FairnessReport
 from distill.faces import VerificationPairs
 
@@ -172,7 +172,7 @@ def _draws(pairs: VerificationPairs, draws: int) -> list[list[float]]:
     stratum_I = torch.arange(NUM_GROUPS).repeat_interleave(PEOPLE_PER_GROUP)
     if len(torch.cat([pairs.left_P, pairs.right_P]).div(IMAGES_PER_PERSON).long().unique()) != len(stratum_I):
         raise AssertionError("everybody must be in a pair: who is in none is not drawn")
-    step = max(1, 2_000_000 // NUM_PAIRS)
+    step = max(1, WEIGHTS_AT_ONCE // NUM_PAIRS)
     rng = torch.Generator().manual_seed(0)
     parts = [_draw(stratum_I, min(step, draws - start), rng) for start in range(0, draws, step)]
     return torch.cat(parts).tolist()

@@ -23,8 +23,8 @@ from torch import Tensor
 from distill.evaluation.verification import tar_at_far, ten_fold
 from distill.faces import VerificationPairs
 
-WEIGHTS_AT_ONCE = 2_000_000
-"""Entries of the weights, resamples times pairs, that are held in memory at a time."""
+WEIGHTS_AT_ONCE = 250_000
+"""Entries of the weights, resamples times pairs, that are made at a time: few enough for a core's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +129,13 @@ def _weight_chunks(
     left_P, right_P = index_2P
     is_genuine_P = left_P == right_P
     rng = torch.Generator().manual_seed(seed)
+    # Of a pair of one person the second factor is 1, which lies behind all identities.
+    second_P = torch.where(is_genuine_P, len(identity_I), right_P)
     for start in range(0, resamples, step := max(1, WEIGHTS_AT_ONCE // len(left_P))):
         multiplicity_RI = _draw(stratum_I, min(step, resamples - start), rng)
-        weight_RP = multiplicity_RI[:, left_P]
-        yield torch.where(is_genuine_P, weight_RP, weight_RP * multiplicity_RI[:, right_P])
+        # Rows of all resamples are copied whole: to pick columns would cost several times as much.
+        multiplicity_IR = F.pad(multiplicity_RI, (0, 1), value=1.0).T.contiguous()
+        yield (multiplicity_IR[left_P] * multiplicity_IR[second_P]).T
 
 
 def _stratum_of_each(identity_I: Tensor, index_2P: Tensor, stratum_P: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ P: pairs, G: groups, R: resamples or simulations, M: the three numbers of a spre
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -260,8 +260,9 @@ def evaluate_fairness(similarity_P: Tensor, pairs: VerificationPairs, *, prefix:
     _check(similarity_P, pairs)
     member_PG = _members(pairs)
     metrics: dict[str, float] = {}
-    for name, is_right_P in _decisions(similarity_P, pairs).items():
-        accuracy_G = _group_accuracy(is_right_P, member_PG)
+    decisions = _decisions(similarity_P, pairs)
+    accuracies = _group_accuracies(list(decisions.values()), member_PG)
+    for name, (accuracy_G,) in zip(decisions, accuracies, strict=True):
         mean, std, ser = _spread(accuracy_G, member_PG.sum(0)).tolist()
         metrics |= {f"{name}_mean": mean, f"{name}_std": std, f"{name}_ser": ser}
     metrics["mean_minus_std"] = metrics["shared_threshold_mean"] - metrics["shared_threshold_std"]
@@ -287,10 +288,8 @@ def fairness_report(
         ValueError: As in `evaluate_fairness`, or if an argument is out of range.
     """
     _check(similarity_P, pairs)
-    decisions = _decisions(similarity_P, pairs)
-    own, shared = (
-        _accuracy_fairness(is_right_P, pairs, resamples=resamples, seed=seed)
-        for is_right_P in (decisions["own_threshold"], decisions["shared_threshold"])
+    own, shared = _accuracy_fairness(
+        list(_decisions(similarity_P, pairs).values()), pairs, resamples=resamples, seed=seed
     )
     # The mean variance of the groups' accuracies is that of groups of the harmonic mean's size.
     pairs_G = _members(pairs).sum(0)
@@ -320,17 +319,14 @@ def compare_fairness(
     """
     _check(first_P, pairs)
     _check(second_P, pairs)
-    first, second = _decisions(first_P, pairs), _decisions(second_P, pairs)
+    both = [*_decisions(first_P, pairs).values(), *_decisions(second_P, pairs).values()]
     member_PG = _members(pairs)
     pairs_G = member_PG.sum(0)
 
     def differences(weight_RP: Tensor) -> Tensor:
-        spreads = [
-            _spread(_group_accuracy(first[name], member_PG, weight_RP), pairs_G)
-            - _spread(_group_accuracy(second[name], member_PG, weight_RP), pairs_G)
-            for name in ("own_threshold", "shared_threshold")
-        ]
-        return torch.cat(spreads, dim=1)
+        accuracies = _group_accuracies(both, member_PG, weight_RP)
+        own, shared, other_own, other_shared = (_spread(each_RG, pairs_G) for each_RG in accuracies)
+        return torch.cat([own - other_own, shared - other_shared], dim=1)
 
     own_mean, own_std, _, shared_mean, shared_std, _ = _estimates(
         differences, pairs, resamples=resamples, seed=seed
@@ -380,12 +376,19 @@ def _decisions(similarity_P: Tensor, pairs: VerificationPairs) -> dict[str, Tens
     return {"own_threshold": own_P, "shared_threshold": ten_fold(distance_P, pairs.is_genuine_P).is_right}
 
 
-def _group_accuracy(is_right_P: Tensor, member_PG: Tensor, weight_RP: Tensor | None = None) -> Tensor:
-    """Share of each group's pairs that are judged rightly, of shape (G,), or (R, G) with weights."""
-    right_PG = member_PG * is_right_P[:, None]
+def _group_accuracies(
+    decisions: Sequence[Tensor], member_PG: Tensor, weight_RP: Tensor | None = None
+) -> list[Tensor]:
+    """Share of each group's pairs that each of several decisions judges rightly, of shape (R, G).
+
+    Args:
+        weight_RP: Of the pairs, in one product for all decisions; by default 1, and R is 1.
+    """
     if weight_RP is None:
-        return right_PG.sum(0) / member_PG.sum(0)
-    return (weight_RP @ right_PG) / (weight_RP @ member_PG)
+        weight_RP = torch.ones(1, len(member_PG), dtype=torch.float64)
+    counted = [member_PG, *(member_PG * is_right_P[:, None] for is_right_P in decisions)]
+    all_RG, *right = (weight_RP @ torch.cat(counted, dim=1)).split(member_PG.shape[1], dim=1)
+    return [right_RG / all_RG for right_RG in right]
 
 
 def _spread(accuracy_G: Tensor, pairs_G: Tensor) -> Tensor:
@@ -407,18 +410,23 @@ def _estimates(
 
 
 def _accuracy_fairness(
-    is_right_P: Tensor, pairs: VerificationPairs, *, resamples: int, seed: int
-) -> AccuracyFairness:
+    decisions: Sequence[Tensor], pairs: VerificationPairs, *, resamples: int, seed: int
+) -> list[AccuracyFairness]:
+    """Of several ways to judge the pairs, on the same resamples: whether each pair is judged rightly."""
     member_PG = _members(pairs)
     pairs_G = member_PG.sum(0)
-    mean, std, ser = _estimates(
-        lambda weight_RP: _spread(_group_accuracy(is_right_P, member_PG, weight_RP), pairs_G),
-        pairs,
-        resamples=resamples,
-        seed=seed,
-    )
-    wrong_G, all_G = _kinds(pairs, ~is_right_P).sum(1), _kinds(pairs).sum(1)
-    return AccuracyFairness(errors=_counts(pairs, wrong_G, all_G), mean=mean, std=std, ser=ser)
+
+    def spreads(weight_RP: Tensor) -> Tensor:
+        accuracies = _group_accuracies(decisions, member_PG, weight_RP)
+        return torch.cat([_spread(accuracy_RG, pairs_G) for accuracy_RG in accuracies], dim=1)
+
+    estimates = _estimates(spreads, pairs, resamples=resamples, seed=seed)
+    all_G = _kinds(pairs).sum(1)
+    found = []
+    for is_right_P, (mean, std, ser) in zip(decisions, zip(*[iter(estimates)] * 3, strict=True), strict=True):
+        wrong_G = _kinds(pairs, ~is_right_P).sum(1)
+        found.append(AccuracyFairness(errors=_counts(pairs, wrong_G, all_G), mean=mean, std=std, ser=ser))
+    return found
 
 
 def _counts(pairs: VerificationPairs, errors_G: Tensor, pairs_G: Tensor) -> dict[str, ErrorCount]:
