@@ -89,15 +89,21 @@ class Provenance:
 
     def environment(self) -> dict[str, str]:
         """Versions of what decides a trial's numbers."""
-        return {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            **{name: metadata.version(name) for name in PACKAGES},
-        }
+        return dict(_environment())
 
     def difference_file(self) -> dict[str, str]:
         """The difference by its path among the sweep's artifacts, if there is one."""
         return {f"uncommitted/{self.difference_digest}.diff": self.difference} if self.difference else {}
+
+
+@functools.cache
+def _environment() -> dict[str, str]:
+    """Read once: every trial has the same, and the packages' files are many."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: metadata.version(name) for name in PACKAGES},
+    }
 
 
 def digests_of(config: TrialConfig) -> dict[str, str]:

@@ -47,7 +47,7 @@ class StudySearcher(Searcher):
         self._budget = budget
         self._room = room
         self._agenda = Agenda(study=study, space=space)
-        self._latency: dict[str, float] = {}
+        self._known: dict[str, dict[str, float]] = {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's task; None while running ones hold all the room or decide what comes; `FINISHED`
@@ -114,10 +114,10 @@ class StudySearcher(Searcher):
     def _efficiency(self, config: TrialConfig) -> dict[str, float]:
         """What is known of a student before it is trained; timed only where the search asks for it."""
         shape = {"embedding_dim": config.student_dim(), "size_px": config.faces.size_px}
-        known = static_efficiency_of(config.student, **shape)
-        if not self._space.needs_latency:
-            return known
         key = f"{config.student.model_dump_json()} {shape}"
-        if key not in self._latency:
-            self._latency[key] = latency_of(config.student, **shape)
-        return known | {LATENCY: self._latency[key]}
+        if key not in self._known:
+            known = static_efficiency_of(config.student, **shape)
+            if self._space.needs_latency:
+                known |= {LATENCY: latency_of(config.student, **shape)}
+            self._known[key] = known
+        return dict(self._known[key])

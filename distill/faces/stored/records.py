@@ -15,6 +15,8 @@ N: images, K: records, C: identities
 
 import hashlib
 import mmap
+import os
+import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +64,10 @@ class _Heads(NamedTuple):
 
 
 class RecordFile:
-    """A `.rec` file, mapped into memory, and mapped again where it arrives after pickling.
+    """A `.rec` file, opened again where it arrives after pickling.
+
+    Records are read, not mapped: pages of a mapping would stay, and with each a few of its neighbours. Only
+    who looks at the beginnings of all maps the file.
 
     Raises:
         InputError: If it is missing, empty, cut short, or does not begin with a record.
@@ -74,17 +79,22 @@ class RecordFile:
         self.num_bytes = len(self._bytes)
         if self.num_bytes % 4:
             raise InputError(f"{path} is cut short: {self.num_bytes:,} bytes are not a multiple of 4")
-        if self.num_bytes < HEAD_BYTES or self._word(0) != MAGIC:
+        if int.from_bytes(self._read(0, 4), "little") != MAGIC:
             raise InputError(f"{path} is no pack of records: it does not begin with 0x{MAGIC:08X}")
 
     def _open(self) -> None:
         try:
             with self.path.open("rb") as file:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._descriptor = os.dup(file.fileno())
         except ValueError as error:
             raise InputError(f"{self.path} is empty") from error
         except OSError as error:
             raise InputError(f"{self.path} cannot be read ({error.strerror})") from error
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def _read(self, offset: int, num_bytes: int) -> bytes:
+        return os.pread(self._descriptor, num_bytes, offset)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "num_bytes": self.num_bytes}
@@ -110,7 +120,7 @@ class RecordFile:
             if part not in ((MIDDLE, LAST) if data else (WHOLE, FIRST)):
                 raise UnreadableImageError("the parts of its record are out of order")
             start = offset + HEAD_BYTES
-            data.append(self._bytes[start : start + length])
+            data.append(self._read(start, length))
             offset = start + length + -length % 4
         return MAGIC.to_bytes(4, "little").join(data)
 
@@ -175,16 +185,14 @@ class RecordFile:
 
     def _part(self, offset: int) -> tuple[int, int]:
         """Number and length of the part that begins here."""
-        if offset + HEAD_BYTES > self.num_bytes or self._word(offset) != MAGIC:
+        head = self._read(offset, HEAD_BYTES)
+        if len(head) < HEAD_BYTES or int.from_bytes(head[:4], "little") != MAGIC:
             raise UnreadableImageError(f"no record begins at byte {offset:,}")
-        word = self._word(offset + 4)
+        word = int.from_bytes(head[4:], "little")
         part, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
         if part > LAST or offset + HEAD_BYTES + length > self.num_bytes:
             raise UnreadableImageError("its record is cut short")
         return part, length
-
-    def _word(self, offset: int) -> int:
-        return int.from_bytes(self._bytes[offset : offset + 4], "little")
 
 
 class RecordStore(EncodedStore):
