@@ -147,9 +147,8 @@ def trial_rows(study: optuna.Study, space: SearchSpace) -> list[TrialRow]:
 
 
 def trial_row(study: optuna.Study, space: SearchSpace, number: int) -> TrialRow:
-    """What one trial came to."""
-    trial = study.get_trials(deepcopy=False)[number]
-    return _row(trial, space, run_id=study.user_attrs.get(run_attribute(number)))
+    """What one trial came to, without its run: to find it, all of the study's attributes would be read."""
+    return _row(study.get_trials(deepcopy=False)[number], space, run_id=None)
 
 
 def _row(trial: FrozenTrial, space: SearchSpace, *, run_id: str | None) -> TrialRow:
