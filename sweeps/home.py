@@ -175,9 +175,14 @@ class StudyFolder:
         """Written by the driver that holds the lock."""
         return self.root / "driver.json"
 
+    @property
+    def trials(self) -> Path:
+        """Holds what trials left, a folder each."""
+        return self.root / "trials"
+
     def trial(self, number: int) -> Path:
         """The folder of one trial's checkpoints."""
-        return self.root / "trials" / f"{number:04d}"
+        return self.trials / f"{number:04d}"
 
     @contextmanager
     def driven(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -100,7 +100,7 @@ def run_sweep(
         RefusedError: If a preflight check refuses. Nothing was written.
     """
     folder = home.study(name or _free_name(home, space.name))
-    if folder.name in recorded_names(home) or folder.root.exists():
+    if _is_taken(folder, recorded_names(home)):
         raise RefusedError(
             f"there is a study {folder.name} in {home.root} already: choose another --name, or go on with it "
             f"by `sweeps resume {folder.name}`"
@@ -412,8 +412,16 @@ def _open_study(
     return study
 
 
+def _is_taken(folder: StudyFolder, recorded: Collection[str]) -> bool:
+    """Whether a study of this name is recorded, is just being begun, or left checkpoints: not so where a
+    driver was killed before its study was made."""
+    return folder.name in recorded or folder.trials.exists() or folder.read_driver() is not None
+
+
 def _free_name(home: Home, name: str) -> str:
-    taken = set(recorded_names(home)) | {path.name for path in (home.root / "studies").glob("*")}
+    recorded = recorded_names(home)
+    folders = (home.study(path.name) for path in (home.root / "studies").glob("*"))
+    taken = {*recorded, *(folder.name for folder in folders if _is_taken(folder, recorded))}
     numbered = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
     return next(candidate for candidate in numbered if candidate not in taken)
 

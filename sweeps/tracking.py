@@ -9,6 +9,7 @@ import itertools
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import yaml
 from mlflow import MlflowClient
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from distill.errors import RefusedError
 from sweeps.checks import Check
@@ -63,11 +65,25 @@ def check_tracker(home: Home) -> Check:
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
         )
     try:
+        if (missing := home.missing_database) is not None:
+            _make_database(missing, artifacts=home.artifacts)
         with brief_requests():
             MlflowClient(tracking_uri=home.tracking_uri).search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a server raises
         return Check(name="tracker", ok=False, finding=f"{where} {_what_is_wrong(error, home)}")
     return Check(name="tracker", ok=True, finding=f"{where} answers")
+
+
+def _make_database(path: Path, *, artifacts: Path) -> None:
+    """Makes MLflow's tables in a file beside, which then takes its place whole.
+
+    It takes seconds, and a database whose making was cut short could never be used again.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
+        made = Path(folder) / path.name
+        SqlAlchemyStore(f"sqlite:///{made}", str(artifacts)).engine.dispose()
+        with contextlib.suppress(FileExistsError):  # another driver was faster
+            os.link(made, path)
 
 
 def _what_is_wrong(error: Exception, home: Home) -> str:

@@ -1,6 +1,8 @@
 """What MLflow holds of a sweep, read back from a database of its own."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from sweeps.delivery import UnknownRunError, is_refused_for_good
 from sweeps.home import Home
 from sweeps.provenance import Provenance
 from sweeps.tracking import DatasetRecord, Tracker, check_tracker, flatten
+from tests.end_to_end.machine import wait_for
 from tests.end_to_end.mlflow_server import MlflowServer, empty_database
 
 SPACE = """
@@ -32,6 +35,27 @@ def home(tmp_path: Path) -> Home:
     place = Home.at(str(tmp_path / "home"), f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
     empty_database(place.root / "mlflow.db")
     return place
+
+
+@pytest.mark.slow
+def test_a_database_whose_making_is_cut_short_is_made_again(tmp_path: Path) -> None:
+    home = Home.at(str(tmp_path / "home"), f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
+    home.ensure()
+    make = "import sys; from sweeps.home import Home; from sweeps.tracking import check_tracker"
+    place = (str(home.root), home.tracking_uri)
+    making = subprocess.Popen(
+        [sys.executable, "-c", f"{make}; check_tracker(Home.at(*sys.argv[1:]))", *place]
+    )
+
+    def is_half_made() -> bool:
+        return any(path.stat().st_size for path in home.root.glob(".mlflow-*/mlflow.db"))
+
+    assert wait_for(lambda: is_half_made() or making.poll() is not None, timeout=120)
+    making.kill()
+    making.wait()
+    assert home.missing_database is not None
+    assert check_tracker(home).ok
+    assert home.missing_database is None
 
 
 class Sweep:
