@@ -1,6 +1,7 @@
 """What every test begins with."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,15 @@ def _no_tracker_left_by_other_modules() -> Iterator[None]:
     os.environ.pop(TRACKER, None)
     yield
     os.environ.pop(TRACKER, None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_code_of_models_left_by_other_modules() -> Iterator[None]:
+    """MLflow puts a loaded model's own code first in the path, where processes that are spawned later find
+    that part of `distill` for all of it."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(autouse=True)

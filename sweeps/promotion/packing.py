@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,9 @@ def pack(candidate: Candidate, card: str, folder: Path) -> None:
             input_example=faces,
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVING_REQUIREMENTS],
         )
+        path = list(sys.path)
         served = mlflow.pyfunc.load_model(str(folder))
+        sys.path[:] = path  # MLflow puts the model's own code first, for good
     student, _ = load_student(candidate.folder)
     with torch.inference_mode():
         expected = student(torch.from_numpy(faces)).numpy()
