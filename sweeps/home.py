@@ -219,7 +219,7 @@ class StudyFolder:
                 # open for reading in no other manner.
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except BlockingIOError:
             try:

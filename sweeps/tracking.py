@@ -79,6 +79,7 @@ def _make_database(path: Path, *, artifacts: Path) -> None:
 
     It takes seconds, and a database whose making was cut short could never be used again.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
         made = Path(folder) / path.name
         SqlAlchemyStore(f"sqlite:///{made}", str(artifacts)).engine.dispose()
