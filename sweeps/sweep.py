@@ -1,6 +1,7 @@
 """A sweep from its first check to its last line: the one place where everything meets."""
 
-import functools
+import itertools
+import math
 import os
 import signal
 import time
@@ -279,7 +280,7 @@ class _Sweep:
                     ledger=self._ledger,
                     budget=self._budget,
                     # All of a population are begun, and take turns where there is not room for all.
-                    room=functools.partial(float, "inf")
+                    room=(lambda: math.inf)
                     if is_population
                     else _Room(self._space.resources, concurrent, self._display),
                 ),
@@ -420,10 +421,8 @@ def _is_taken(folder: StudyFolder, recorded: Collection[str]) -> bool:
 
 def _free_name(home: Home, name: str) -> str:
     recorded = recorded_names(home)
-    folders = (home.study(path.name) for path in (home.root / "studies").glob("*"))
-    taken = {*recorded, *(folder.name for folder in folders if _is_taken(folder, recorded))}
-    numbered = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
-    return next(candidate for candidate in numbered if candidate not in taken)
+    numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return next(candidate for candidate in numbered if not _is_taken(home.study(candidate), recorded))
 
 
 class _Interrupts:
