@@ -20,11 +20,10 @@ import pyarrow as pa
 import torch
 from pyarrow import csv
 
-from benchmarks.record_reading import BATCH_SIZE, SIZE_PX, draw_jpegs
+from benchmarks.record_reading import BATCH_SIZE, SIZE_PX, draw_jpegs, framed
 from benchmarks.row import Goal, Row
 from distill.faces.store import ImageStore
 from distill.faces.stored import SourceSettings, open_source
-from distill.faces.stored.records import MAGIC
 
 NUM_BYTES = 50 * 10**9
 IMAGES_PER_IDENTITY = 64
@@ -57,7 +56,7 @@ def measure(quick: bool) -> list[Row]:
             other=[first for _, first, _ in looks],
             against="after the first batch",
             goal=Goal(side="at most", bound=1.05),
-            note="of the whole process, pages of the mapped file among them",
+            note="of the whole process",
         ),
     ]
 
@@ -89,7 +88,7 @@ def write_pack(path: Path, *, num_identities: int, num_batches: int) -> None:
 def _record(image: bytes, *labels: float) -> bytes:
     """A record of an image, or of two labels alone."""
     payload = struct.pack("<IfQQ", len(labels), 0.0, 0, 0) + struct.pack(f"<{len(labels)}f", *labels) + image
-    return struct.pack("<II", MAGIC, len(payload)) + payload + bytes(-len(payload) % 4)
+    return framed(payload)
 
 
 def _indices(num_images: int, num_batches: int) -> torch.Tensor:

@@ -42,6 +42,11 @@ def draw_jpegs(*, num_classes: int) -> tuple[list[bytes], list[int]]:
     return files, faces.label_N.tolist()
 
 
+def framed(payload: bytes) -> bytes:
+    """A record of one part."""
+    return struct.pack("<II", MAGIC, len(payload)) + payload + bytes(-len(payload) % 4)
+
+
 def write_pack(path: Path, jpegs: list[bytes], labels: list[int]) -> None:
     """A pack without header, whose images hold no magic number at a multiple of 4 (one in millions does)."""
     lines = []
@@ -49,7 +54,7 @@ def write_pack(path: Path, jpegs: list[bytes], labels: list[int]) -> None:
         for key, (jpeg, label) in enumerate(zip(jpegs, labels, strict=True)):
             payload = struct.pack("<IfQQ", 0, label, key, 0) + jpeg
             lines.append(f"{key}\t{file.tell()}\n")
-            file.write(struct.pack("<II", MAGIC, len(payload)) + payload + bytes(-len(payload) % 4))
+            file.write(framed(payload))
     path.with_suffix(".idx").write_text("".join(lines))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill.checkpoint import BEST
 from distill.errors import RefusedError
-from sweeps.home import Home
+from sweeps.home import Home, StudyFolder
 from sweeps.leaderboard import rank
 from sweeps.study import load_study, read_space, trial_rows
 
@@ -46,7 +46,7 @@ def garbage(home: Home, name: str) -> list[Garbage]:
     return [
         Garbage(path=path, reason=reason, num_bytes=_size(path))
         for path, reason in _found(
-            folder.root, numbers={row.number for row in ranked}, kept=kept, resumable=resumable
+            folder, numbers={row.number for row in ranked}, kept=kept, resumable=resumable
         )
     ]
 
@@ -61,11 +61,11 @@ def collect(found: list[Garbage]) -> None:
 
 
 def _found(
-    root: Path, *, numbers: set[int], kept: set[int], resumable: set[int]
+    folder: StudyFolder, *, numbers: set[int], kept: set[int], resumable: set[int]
 ) -> Iterator[tuple[Path, str]]:
-    if (tune := root / "tune").exists():
+    if (tune := folder.root / "tune").exists():
         yield tune, "Ray's own notes of runs that ended"
-    for trial in sorted((root / "trials").glob("*")):
+    for trial in sorted(folder.trials.glob("*")):
         number = int(trial.name) if trial.name.isdigit() else None
         if number not in numbers:
             yield trial, "no trial of the study"

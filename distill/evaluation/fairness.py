@@ -423,7 +423,8 @@ def _accuracy_fairness(
     estimates = _estimates(spreads, pairs, resamples=resamples, seed=seed)
     all_G = _kinds(pairs).sum(1)
     found = []
-    for is_right_P, (mean, std, ser) in zip(decisions, zip(*[iter(estimates)] * 3, strict=True), strict=True):
+    for place, is_right_P in enumerate(decisions):
+        mean, std, ser = estimates[3 * place : 3 * place + 3]
         wrong_G = _kinds(pairs, ~is_right_P).sum(1)
         found.append(AccuracyFairness(errors=_counts(pairs, wrong_G, all_G), mean=mean, std=std, ser=ser))
     return found

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def _show_pictures(client: MlflowClient, run_id: str, files: Iterable[Path]) -> 
     client.set_tag(run_id, NOTE_TAG, "\n\n".join([table, *pictures]))
 
 
-def log_files(home: Home, record: SweepRecord | None, files: Iterable[Path]) -> str | None:
+def log_files(home: Home, record: SweepRecord | None, files: Sequence[Path]) -> str | None:
     """`log_report` to the parent run of a study.
 
     Returns:
@@ -119,10 +119,9 @@ def log_files(home: Home, record: SweepRecord | None, files: Iterable[Path]) -> 
     client = _client(home)
     if client is None or record is None:
         return f"{masked(home.tracking_uri)} has no run of this sweep, or does not answer"
-    written = list(files)
     try:
-        log_report(client, record.run_id, written)
-        _show_pictures(client, record.run_id, written)
+        log_report(client, record.run_id, files)
+        _show_pictures(client, record.run_id, files)
     except (MlflowException, OSError) as error:
         return f"{masked(home.tracking_uri)} does not take it: {str(error).strip().splitlines()[0]}"
     return None

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from sweeps.tracking import JOBS_VARIABLE
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -37,7 +39,7 @@ def empty_database(path: Path) -> Path:
     return path
 
 
-LIGHT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+LIGHT = {"MLFLOW_DISABLE_TELEMETRY": "true", JOBS_VARIABLE: "false"}
 """The environment of a server that has no processes beside those that answer."""
 
 
