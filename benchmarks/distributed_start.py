@@ -21,7 +21,8 @@ from benchmarks.row import Goal, Row, in_turns
 from benchmarks.trial_overhead import usual_trial
 from distill.config import TrialConfig
 from sweeps.space import ResourcesSettings
-from sweeps.trial import TrialTask, trainable
+from sweeps.task import TrialTask
+from sweeps.trial import trainable
 
 NUM_WORKERS = 2
 CONFIG = TrialConfig.model_validate(

@@ -15,6 +15,7 @@ from distill.checkpoint import read_notes
 from distill.config import TrialConfig
 from distill.faces import AnyFacesSettings
 from sweeps.budget import Budget
+from sweeps.distributed import free_workers
 from sweeps.failures import Failure, failure_of
 from sweeps.home import StudyFolder
 from sweeps.leaderboard import State
@@ -37,9 +38,9 @@ from sweeps.study import (
     trial_row,
     trial_rows,
 )
+from sweeps.task import TrialTask
 from sweeps.terminal import SweepDisplay
 from sweeps.tracking import Tracker, flatten
-from sweeps.trial import TrialTask, free_workers
 
 
 @dataclass

@@ -23,7 +23,7 @@ from distill.errors import InputError
 from sweeps.lineage import Exploit, record
 from sweeps.space import SearchSpace
 from sweeps.space.parameters import AnyParameter, CategoricalParameter, Scalar
-from sweeps.trial import TrialTask
+from sweeps.task import TrialTask
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController

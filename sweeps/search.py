@@ -14,7 +14,7 @@ from sweeps.home import StudyFolder
 from sweeps.ledger import Ledger
 from sweeps.space import SearchSpace
 from sweeps.study import ACCUMULATION, CONTINUES, DIRECTORY, SEED_OFFSET
-from sweeps.trial import TrialTask
+from sweeps.task import TrialTask
 
 
 class StudySearcher(Searcher):

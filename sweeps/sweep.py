@@ -286,7 +286,7 @@ class _Sweep:
                 ),
                 scheduler=make_scheduler(self._space, on_exploit=self._ledger.note_exploit),
                 num_samples=-1,
-                reuse_actors=self._space.resources.in_place,
+                reuse_actors=True,
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
             ),
             run_config=ray.tune.RunConfig(

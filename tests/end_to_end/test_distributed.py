@@ -14,7 +14,8 @@ from distill.config import TrialConfig
 from distill.training import train
 from sweeps import cluster
 from sweeps.space import ResourcesSettings
-from sweeps.trial import TrialTask, trainable
+from sweeps.task import TrialTask
+from sweeps.trial import trainable
 
 # isort: split
 import ray

@@ -13,7 +13,8 @@ from sweeps import cluster
 from sweeps.lineage import Exploit, read_lineage
 from sweeps.schedulers import make_scheduler
 from sweeps.space import SearchSpace, parse_space
-from sweeps.trial import TrialTask, trainable
+from sweeps.task import TrialTask
+from sweeps.trial import trainable
 
 # isort: split
 import ray

@@ -14,13 +14,15 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from distill.checkpoint import load_student
+from distill.checkpoint import load_state, load_student
 from distill.config import TrialConfig
 from distill.errors import DivergenceError
 from distill.training import read_timeout
 from sweeps import cluster
+from sweeps.distributed import LostWorkerError, free_workers
 from sweeps.space import ResourcesSettings
-from sweeps.trial import LostWorkerError, MemoryKillError, TrialTask, free_workers, trainable
+from sweeps.task import TrialTask
+from sweeps.trial import MemoryKillError, trainable
 
 # isort: split
 import ray
@@ -103,15 +105,32 @@ def task(
     }
 
 
-def fit(folder: Path, tasks: list[TrialTask], *, workers: int, kill: dict[int, str]) -> Watch:
-    watch = Watch(kill=kill)
+def fit(
+    folder: Path,
+    tasks: list[TrialTask],
+    *,
+    workers: int,
+    kill: dict[int, str] | None = None,
+    stop: dict[int, int] | None = None,
+) -> Watch:
+    """Runs trials one by one.
+
+    Args:
+        stop: The epoch after which Tune stops a trial, by its number.
+    """
+    watch = Watch(kill=kill or {})
+    stop = stop or {}
     resources = ResourcesSettings(workers_per_trial=workers)
     ray.tune.Tuner(
         trainable(resources, storage_path=str(folder / "tune")),
         param_space=ray.tune.grid_search(tasks),
-        tune_config=ray.tune.TuneConfig(max_concurrent_trials=1, reuse_actors=resources.in_place),
+        tune_config=ray.tune.TuneConfig(max_concurrent_trials=1, reuse_actors=True),
         run_config=ray.tune.RunConfig(
-            name="trials", storage_path=str(folder / "tune"), verbose=0, callbacks=[watch]
+            name="trials",
+            storage_path=str(folder / "tune"),
+            verbose=0,
+            callbacks=[watch],
+            stop=lambda _, result: result["epoch"] == stop.get(result["config"]["number"]),
         ),
     ).fit()
     return watch
@@ -202,6 +221,21 @@ def test_killed_processes_of_a_distributed_trial_are_heard_of_at_once_and_cost_n
         # Between an epoch's report and the kill the next may have ended, whose report then never came.
         assert epochs[-1] == EPOCHS
         assert len(epochs) == len(set(epochs)) >= EPOCHS - 1
+    assert_all_is_free_again()
+
+
+def test_a_distributed_trial_that_is_stopped_ends_at_once_and_leaves_its_actor_to_the_next(
+    tmp_path: Path,
+) -> None:
+    tasks = [task(tmp_path, 0, ENDLESS), task(tmp_path, 1), task(tmp_path, 2)]
+    watch = fit(tmp_path, tasks, workers=2, stop={0: 2})
+    assert watch.errors == {}
+    assert watch.epochs == {0: [1, 2], 1: [1, 2, 3], 2: [1, 2, 3]}
+    assert len(set.union(*watch.pids.values())) == 1
+    # The stopped one was ahead of its reports by the one that waited and the one that followed.
+    state = load_state(tmp_path / "0", tell=pytest.fail)
+    assert state is not None
+    assert state["step"] // ENDLESS.training.steps_per_epoch <= 4
     assert_all_is_free_again()
 
 

@@ -15,7 +15,7 @@ from sweeps.population import changed, explored
 from sweeps.schedulers import MEDIAN_OF, make_scheduler
 from sweeps.space import SearchSpace, parse_space
 from sweeps.space.parameters import CategoricalParameter, FloatParameter, IntParameter
-from sweeps.trial import TrialTask
+from sweeps.task import TrialTask
 
 METRIC = "validation/verification_accuracy"
 SPACE = """
