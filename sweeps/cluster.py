@@ -23,8 +23,9 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default
-# Each trial in place has a thread of its own, and glibc would keep an arena of memory for every one.
-os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+# Each trial in place has a thread of its own, and glibc would keep an arena of memory for every one. What is
+# freed in the one that is left is kept for the next step: see `distill.training.memory`.
+os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec

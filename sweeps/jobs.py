@@ -130,7 +130,7 @@ class Jobs:
                     metadata=submission.metadata,
                     runtime_env={
                         "working_dir": folder,
-                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "MALLOC_ARENA_MAX": "2"},
+                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "MALLOC_ARENA_MAX": "1"},
                     },
                 )
         return Sent(job_id, num_bytes)

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from distill.students.base import StudentSettings, initialize
+from distill.students.prelu import PReLU
 
 WIDTHS = (32, 32, 64, 64, 96, 96)
 STRIDES = (1, 2, 1, 2, 1, 2)
@@ -32,7 +33,7 @@ class BridgeTiny(nn.Module):
             layers += [
                 nn.Conv2d(in_width, width, 3, stride=stride, padding=1, bias=False),
                 nn.BatchNorm2d(width),
-                nn.PReLU(width),
+                PReLU(width),
             ]
         self.features = nn.Sequential(*layers)
         self.fc = nn.Linear(WIDTHS[-1], embedding_dim)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from distill.students.base import StudentSettings, initialize, map_size, stage_strides
 from distill.students.mobilefacenet import conv_block
+from distill.students.prelu import PReLU
 
 
 class Bottleneck(NamedTuple):
@@ -80,7 +81,7 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         squeezed = multiple_of_four(width / 4)
         self.reduce = nn.Conv2d(width, squeezed, 1)
-        self.prelu = nn.PReLU(squeezed)
+        self.prelu = PReLU(squeezed)
         self.expand = nn.Conv2d(squeezed, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:

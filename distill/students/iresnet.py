@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distill.students.base import StudentSettings, initialize, map_size, scaled_width, stage_strides
+from distill.students.prelu import PReLU
 
 Depth = Literal[18, 34, 50, 100]
 BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
@@ -32,7 +33,7 @@ class ResidualBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(in_width, eps=bn_eps)
         self.conv1 = nn.Conv2d(in_width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width, eps=bn_eps)
-        self.prelu = nn.PReLU(width)
+        self.prelu = PReLU(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(width, eps=bn_eps)
         self.downsample = None
@@ -85,7 +86,7 @@ class IResNet(nn.Module):
         map_px = map_size(size_px, strides)
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0], eps=bn_eps)
-        self.prelu = nn.PReLU(widths[0])
+        self.prelu = PReLU(widths[0])
         in_widths = (widths[0], *widths[:3])
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             nn.Sequential(

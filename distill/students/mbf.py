@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from distill.students.base import StudentSettings, initialize, map_size, stage_strides
+from distill.students.prelu import PReLU
 
 BLOCKS = {"base": (1, 4, 6, 2), "large": (2, 8, 12, 4)}
 SCALE = {"base": 2, "large": 4}
@@ -36,7 +37,7 @@ class ConvBlock(nn.Module):
         conv = nn.Conv2d(in_width, width, kernel, stride, padding=padding, groups=groups, bias=False)
         self.layers = nn.Sequential(conv, nn.BatchNorm2d(width))
         if prelu:
-            self.layers.append(nn.PReLU(width))
+            self.layers.append(PReLU(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distill.students.base import StudentSettings, initialize, map_size, scaled_width, stage_strides
+from distill.students.prelu import PReLU
 
 
 def conv_block(
@@ -24,7 +25,7 @@ def conv_block(
         bn=nn.BatchNorm2d(width),
     )
     if prelu:
-        layers["prelu"] = nn.PReLU(width)
+        layers["prelu"] = PReLU(width)
     return nn.Sequential(layers)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.students.base import StudentSettings, initialize, map_size, stage_strides
+from distill.students.prelu import PReLU
 
 Operation = Literal["conv_1x1", "conv_3x3", "conv_5x5", "conv_7x7", "max_pool", "skip"]
 Edge = tuple[Operation, int]
@@ -42,7 +43,7 @@ TAIL_WIDTH = 512
 def separable_conv(in_width: int, width: int, *, kernel: int, stride: int = 1) -> nn.Sequential:
     """PReLU, a filter for each channel, a 1x1 convolution that mixes them, BN."""
     net = nn.Sequential(
-        nn.PReLU(in_width),
+        PReLU(in_width),
         nn.Conv2d(in_width, in_width, kernel, stride, padding=kernel // 2, groups=in_width, bias=False),
         nn.Conv2d(in_width, width, 1, bias=False),
         nn.BatchNorm2d(width),
@@ -65,7 +66,7 @@ class FactorizedReduction(nn.Module):
 
     def __init__(self, in_width: int, width: int):
         super().__init__()
-        self.relu = nn.PReLU(in_width)
+        self.relu = PReLU(in_width)
         self.conv11 = nn.Conv2d(in_width, in_width, 1, stride=2, groups=in_width, bias=False)
         self.conv12 = nn.Conv2d(in_width, width // 2, 1, bias=False)
         self.conv21 = nn.Conv2d(in_width, in_width, 1, stride=2, groups=in_width, bias=False)
@@ -159,10 +160,10 @@ class PocketNet(nn.Module):
             self.cells.append(Cell(wiring, in_widths, width, stride=stride, halve_earlier=halved))
             in_widths, halved = (in_widths[1], len(wiring) * width), stride == 2
         self.tail = nn.Sequential(
-            nn.PReLU(in_widths[1]),
+            PReLU(in_widths[1]),
             nn.Conv2d(in_widths[1], TAIL_WIDTH, 1, bias=False),
             nn.BatchNorm2d(TAIL_WIDTH),
-            nn.PReLU(TAIL_WIDTH),
+            PReLU(TAIL_WIDTH),
             nn.Conv2d(TAIL_WIDTH, TAIL_WIDTH, map_size(size_px, strides), groups=TAIL_WIDTH, bias=False),
             nn.BatchNorm2d(TAIL_WIDTH),
             nn.Conv2d(TAIL_WIDTH, embedding_dim, 1, bias=False),

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from distill.students.base import StudentSettings, initialize, map_size, scaled_width, stage_strides
 from distill.students.mobilefacenet import conv_block
+from distill.students.prelu import PReLU
 
 ActivationName = Literal["prelu", "relu", "hardswish", "silu"]
 HeadName = Literal["gdc", "pool"]
 KernelSize = Literal[3, 5, 7]
 
 ACTIVATIONS: dict[ActivationName, Callable[[int], nn.Module]] = {
-    "prelu": nn.PReLU,
+    "prelu": PReLU,
     "relu": lambda _: nn.ReLU(),
     "hardswish": lambda _: nn.Hardswish(),
     "silu": lambda _: nn.SiLU(),

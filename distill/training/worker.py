@@ -10,6 +10,7 @@ import torch
 from distill.config import TrialConfig
 from distill.losses.gather import worker_rank
 from distill.training.loop import Report, train
+from distill.training.memory import keep_freed_memory
 from distill.training.timeout import time_limit
 
 
@@ -52,6 +53,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     task: WorkerTask = loop_config["task"]
     # One thread a core that was given: more of them only take turns, and cost more than they bring.
     torch.set_num_threads(task.num_threads)
+    keep_freed_memory()
     if task.num_workers > 0 and torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())
     config = TrialConfig.model_validate(task.config)
