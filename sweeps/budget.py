@@ -21,14 +21,16 @@ class Budget:
         self._maximize = space.objectives[0].direction == "maximize"
         self._gpus = space.resources.gpus_per_worker * space.resources.workers_per_trial
         self._began = time.monotonic()
-        self._driven_before: float = study.user_attrs.get(DRIVEN, 0.0)
+        self._driven_before = 0.0
         self._running: dict[int, float] = {}
         self._trial_seconds = 0.0
         self._reached: int | None = None
         for trial in own_trials(study):
             if trial.state == TrialState.COMPLETE:
                 self._look_at(trial.number, trial.values[0])
-            self._trial_seconds += trial.user_attrs.get(OUTCOME, {}).get("seconds", 0.0)
+            outcome = trial.user_attrs.get(OUTCOME, {})
+            self._trial_seconds += outcome.get("seconds", 0.0)
+            self._driven_before = max(self._driven_before, outcome.get(DRIVEN, 0.0))
 
     @property
     def driven_seconds(self) -> float:

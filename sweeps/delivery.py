@@ -9,6 +9,7 @@ requests are few: what waits for one run is written together.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,11 +161,19 @@ class Delivery:
             )
         if datasets := [_dataset_input(entry) for record in records for entry in record.datasets or ()]:
             self._client.log_inputs(run_id, datasets=datasets)
-        for record in records:
-            for path, text in record.texts.items():
-                self._client.log_text(run_id, text, path)
+        if texts := {path: text for record in records for path, text in record.texts.items()}:
+            self._log_texts(run_id, texts)
         for record in records:
             self._set_status(run_id, record)
+
+    def _log_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
+        """Keeps texts as files, by their paths: together, since each time the run is looked up first."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path, text in texts.items():
+                file = Path(folder) / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            self._client.log_artifacts(run_id, folder)
 
     def _set_status(self, run_id: str, record: Record) -> None:
         if record.status == "RUNNING":

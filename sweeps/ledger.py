@@ -197,7 +197,8 @@ class Ledger(Callback):
         opened.epochs = epoch
         if len(self._space.objectives) == 1:
             opened.trial.report(value, epoch)
-        opened.trial.set_user_attr(EPOCHS, epoch)
+        else:  # Optuna takes no value of several objectives before their trial's end
+            opened.trial.set_user_attr(EPOCHS, epoch)
         self._tracker.log_epoch(opened.trial.number, epoch=epoch, metrics=metrics)
         self._display.trial_epoch(opened.trial.number, epoch, opened.config.training.epochs, value)
 
@@ -297,8 +298,8 @@ class Ledger(Callback):
         trial, best = opened.trial, opened.best
         first = best.get(self._space.objectives[0].metric)
         seconds = self._budget.end(trial.number, first if state == "complete" else None)
-        self._study.set_user_attr(DRIVEN, self._budget.driven_seconds)
-        trial.set_user_attr(OUTCOME, {"reason": reason, "metrics": best, "seconds": seconds})
+        outcome = {"reason": reason, "metrics": best, "seconds": seconds}
+        trial.set_user_attr(OUTCOME, outcome | {DRIVEN: self._budget.driven_seconds})
         for constraint in self._space.constraints:
             if constraint.metric in best:
                 trial.set_constraint(constraint.metric, constraint.violation(best[constraint.metric]))

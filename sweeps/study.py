@@ -16,6 +16,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 # Attributes of an Optuna trial, beside its parameters and values.
 DIRECTORY, CONTINUES, EPOCHS, OUTCOME, ATTEMPTS = "directory", "continues", "epochs", "outcome", "attempts"
+DRIVEN = "driven_seconds"
+"""Of an outcome: for how long the sweep had been driven by then, over all its drivers."""
 ACCUMULATION = "accumulation"
 """How many times the config's portions it trains each batch in, where memory ran out."""
 POINT, SEED_OFFSET, CONFIRMS = "point", "seed_offset", "confirms"
@@ -26,15 +28,9 @@ WARM_START = "warm_start"
 """Of what was taken over from another study: it is not one of this study's trials."""
 
 # Attributes of an Optuna study.
-TEACHER, FINALISTS, ENDED, DRIVEN, HANDED_OVER = (
-    "teacher",
-    "finalists",
-    "ended",
-    "driven_seconds",
-    "handed_over",
-)
-"""The teacher's metrics; the points that are confirmed; what ended the sweep, in a sentence; for how long it
-was driven; the trials whose students MLflow has."""
+TEACHER, FINALISTS, ENDED, HANDED_OVER = "teacher", "finalists", "ended", "handed_over"
+"""The teacher's metrics; the points that are confirmed; what ended the sweep, in a sentence; the trials whose
+students MLflow has."""
 INFEASIBLE = "infeasible"
 
 
@@ -175,7 +171,7 @@ def _row(trial: FrozenTrial, space: SearchSpace, *, run_id: str | None) -> Trial
         params=dict(trial.params),
         settings=space.settings_of(trial.params),
         metrics=metrics,
-        epochs=trial.user_attrs.get(EPOCHS, 0),
+        epochs=trial.user_attrs.get(EPOCHS, trial.last_step or 0),
         seconds=outcome.get("seconds", 0.0),
         run_id=run_id,
         reason=reason,

@@ -39,6 +39,8 @@ RETRY_S = 2.0
 FLUSH_S = 60.0
 TOGETHER = 64
 """Records that are sent at most before they are acknowledged."""
+GATHER_S = 1.0
+"""How long records are gathered before more are sent: those of one run cost least together."""
 MAX_REASON = 5_000
 
 # How a trial's end reads in MLflow. A pruned trial was stopped on purpose: killed, not failed.
@@ -332,6 +334,8 @@ class Tracker:
                     waiting = self._outbox.first(timeout_s=0.1, at_most=TOGETHER)
                     if waiting:
                         self._take(waiting)
+                        if len(waiting) < TOGETHER:
+                            self._closing.wait(GATHER_S)
                     elif self._closing.is_set() and not self._unmade:
                         return
                 except Exception as error:  # whatever a store, a server or Optuna's database raises

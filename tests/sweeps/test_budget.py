@@ -44,7 +44,10 @@ def test_without_a_budget_nothing_ends() -> None:
 
 def test_hours_end_everything_and_go_on_counting_where_the_last_driver_left(clock: list[float]) -> None:
     study = optuna.create_study()
-    study.set_user_attr(DRIVEN, 1.5 * 3600)
+    for hours in (0.7, 1.5):  # two trials of the driver before
+        trial = study.ask()
+        trial.set_user_attr(OUTCOME, {"seconds": 60.0, DRIVEN: hours * 3600})
+        study.tell(trial, 0.5)
     budget = Budget(study, space("hours: 2.0"))
     clock[0] += 0.4
     assert budget.is_used_up() is None
