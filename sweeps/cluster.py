@@ -18,6 +18,9 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger records; CSV and JSON would too
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the sweep's
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")  # a sweep is resumed from its study
+# How many trials may wait for their actors to start. As Ray has it that is one: the actors of a wide cluster
+# would start one after the other. A sweep draws no more points than there is room for.
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
