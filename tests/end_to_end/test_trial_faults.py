@@ -1,5 +1,5 @@
-"""Trials whose processes are lost or that raise: Tune hears why, at once, and the next trial is as if nothing
-had happened."""
+"""Trials whose processes are lost, that raise or that are stopped: Tune hears why, at once, and the next one
+is as if nothing had happened."""
 
 import os
 import pickle
@@ -29,6 +29,7 @@ import ray
 import ray.tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.tune.search import Searcher
 from ray.util import placement_group_table
 
 pytestmark = pytest.mark.slow
@@ -136,6 +137,31 @@ def fit(
     return watch
 
 
+class TwoAtOnce(Searcher):
+    """Hands out tasks as a sweep's searcher does, while fewer than two are open."""
+
+    def __init__(self, tasks: list[TrialTask]):
+        super().__init__()
+        self._tasks, self._num_open = tasks, 0
+
+    def suggest(self, trial_id: str) -> Any:
+        if not self._tasks:
+            return Searcher.FINISHED
+        if self._num_open == 2:
+            return None
+        self._num_open += 1
+        return self._tasks.pop(0)
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self._num_open -= 1
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+
 def assert_all_is_free_again() -> None:
     deadline = time.monotonic() + 30
     while (left := _taken()) and time.monotonic() < deadline:
@@ -237,6 +263,23 @@ def test_a_distributed_trial_that_is_stopped_ends_at_once_and_leaves_its_actor_t
     assert state is not None
     assert state["step"] // ENDLESS.training.steps_per_epoch <= 4
     assert_all_is_free_again()
+
+
+def test_trials_shorter_than_the_start_of_an_actor_run_two_at_once(tmp_path: Path) -> None:
+    watch = Watch()
+    ray.tune.Tuner(
+        trainable(ResourcesSettings(), storage_path=str(tmp_path / "tune")),
+        tune_config=ray.tune.TuneConfig(
+            search_alg=TwoAtOnce([task(tmp_path, number) for number in range(8)]),
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        run_config=ray.tune.RunConfig(
+            name="trials", storage_path=str(tmp_path / "tune"), verbose=0, callbacks=[watch]
+        ),
+    ).fit()
+    assert sorted(watch.epochs) == list(range(8))
+    assert len(set.union(*watch.pids.values())) == 2
 
 
 def test_an_actor_that_ray_ends_for_its_memory_fails_its_trial_alone() -> None:
