@@ -18,6 +18,7 @@ from distill.evaluation import static_efficiency_of, teacher_efficiency
 from distill.methods import LabelledDistillation
 from distill.training import Process, train
 from distill.training.loop import Trainer
+from distill.training.memory import keep_freed_memory
 from distill.training.parts import frozen_parts
 
 SIZE_PX, TRIALS, EPOCHS = 16, 8, 5
@@ -28,6 +29,7 @@ SEEN = {"cached": "student", "asked": "both"}
 def measure(quick: bool) -> list[Row]:
     """One thread."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     num_faces, repetitions = (256, 1) if quick else (2048, 5)
     with tempfile.TemporaryDirectory() as folder:
         return [
