@@ -4,15 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check bench clean setup
+.PHONY: demo test check bench bench-gpu clean setup
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    set up, then search for a student on the embedded world (about 6 minutes)"
-	@echo "make test    set up, then run every test"
-	@echo "make check   set up, then ruff, pyright and import-linter"
-	@echo "make bench   set up, then measure every layer and print the table (25 minutes on 2 quiet cores)"
-	@echo "make clean   remove the virtual environment and caches; ./runs stays"
+	@echo "make demo       set up, then search for a student on the embedded world (about 6 minutes)"
+	@echo "make test       set up, then run every test"
+	@echo "make check      set up, then ruff, pyright and import-linter"
+	@echo "make bench      set up, then measure every layer and print the table (25 minutes on 2 quiet cores)"
+	@echo "make bench-gpu  set up, then measure what needs a GPU"
+	@echo "make clean      remove the virtual environment and caches; ./runs stays"
 
 setup: .venv/.ready
 
@@ -42,6 +43,9 @@ check: setup
 # Alone on the machine. Each measurement sets its own threads. BENCH_ARGS: --only, --quick, --json, --against.
 bench: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-gpu: setup
+	@$(BIN)/python -m benchmarks --gpu $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache build dist *.egg-info

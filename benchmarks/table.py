@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from benchmarks.row import Goal, Row
 from distill.errors import InputError
 
@@ -101,6 +103,7 @@ def of_this_machine() -> dict[str, str]:
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit or "unknown",
         "CPU": f"{_processor()} ({os.cpu_count()} cores)",
+        **({"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "Python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }

@@ -60,22 +60,25 @@ class OtherLoop:
 
     Args:
         tuned: Whether it is the bare loop, laid out as ours; else it is the published one.
+        device: None: the CPU.
     """
 
-    def __init__(self, config: TrialConfig, *, tuned: bool):
+    def __init__(self, config: TrialConfig, *, tuned: bool, device: torch.device | None = None):
+        self._device = device or torch.device("cpu")
+        self._batch_size = config.training.batch_size
         self._layout = torch.channels_last if tuned else torch.contiguous_format
         self._logs = not tuned
         generator = config.faces.generator()
         assert generator is not None
-        self._generator = generator
-        self._teacher = config.teacher.load().to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
+        self._generator = generator.to(self._device)
+        self._teacher = config.teacher.load().to(self._device).to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
         torch.manual_seed(config.seed)
-        student = config.student.build(embedding_dim=config.student_dim(), size_px=SIZE_PX)
+        student = config.student.build(embedding_dim=config.student_dim(), size_px=config.faces.size_px)
         if not tuned:
             for module in student.modules():
                 if isinstance(module, PReLU):
                     module.__class__ = nn.PReLU  # pyright: ignore[reportAttributeAccessIssue] - its base
-        self._student = student.to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
+        self._student = student.to(self._device).to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
         self._optimizer = torch.optim.Adam(
             self._student.parameters(), lr=config.optimizer.lr, fused=True if tuned else None
         )
@@ -88,18 +91,19 @@ class OtherLoop:
         self._student.train()
         losses = []
         for _ in range(self._num_iterations):
-            z_BZ = torch.randn(BATCH_SIZE, self._generator.z_dim, generator=self._exploring)
+            z_BZ = torch.randn(self._batch_size, self._generator.z_dim, generator=self._exploring)
+            z_BZ = z_BZ.to(self._device)
             with torch.no_grad():
                 w_BW = self._generator.mapping(z_BZ)
             loss, similarity_B = self._step(w_BW, self._exploring)
             radius_B = (similarity_B + 1) / 2
-            step_BW = torch.randn(w_BW.shape, generator=self._varying)
+            step_BW = torch.randn(w_BW.shape, generator=self._varying).to(self._device)
             varied_loss, _ = self._step(w_BW + radius_B[:, None] * step_BW, self._varying)
             losses += [loss, varied_loss]
         return float(torch.tensor(losses).mean())
 
     def _step(self, w_BW: Tensor, rng: torch.Generator) -> tuple[Tensor | float, Tensor]:
-        noise_B = torch.rand(BATCH_SIZE, generator=rng)
+        noise_B = torch.rand(self._batch_size, generator=rng).to(self._device)
         with torch.no_grad():
             images = self._generator.synthesis(w_BW, noise_B=noise_B).contiguous(memory_format=self._layout)
             teacher_BD = self._teacher(images)

@@ -1,9 +1,9 @@
 """A trial over several Ray Train workers, which hold one student and share every batch.
 
-As Ray has it, a trial in Tune that trains with Ray Train is eight processes beside its workers' own: what
-coordinates it, the controller of the workers and one that frees what a dead controller holds, queues. Here
-the coordinating trial controls its workers itself, and goes on to the next trial when one is over: three
-processes start for a trial of two workers.
+As Ray has it, a trial of two workers in Tune is seven processes, all started for it: Tune's actor, the
+controller of the workers, one that frees what a dead controller holds, a queue, one where the workers meet,
+and the workers. Here Tune's actor controls the workers itself, and goes on to the next trial when one is
+over: three are left to start.
 """
 
 import asyncio
