@@ -11,7 +11,7 @@ help:
 	@echo "make demo       set up, then search for a student on the embedded world (about 6 minutes)"
 	@echo "make test       set up, then run every test"
 	@echo "make check      set up, then ruff, pyright and import-linter"
-	@echo "make bench      set up, then measure every layer and print the table (25 minutes on 2 quiet cores)"
+	@echo "make bench      set up, then measure every layer and print the table (18 minutes on 2 quiet cores)"
 	@echo "make bench-gpu  set up, then measure what needs a GPU"
 	@echo "make clean      remove the virtual environment and caches; ./runs stays"
 

@@ -26,7 +26,7 @@ from distill.config import TrialConfig
 from distill.faces import EmbeddedFacesSettings
 from distill.faces.stylegan2.load import GeneratorCard
 from distill.faces.stylegan2.network import Architecture, Network
-from distill.students.iresnet import BLOCKS, IResNet
+from distill.students import IResNetSettings, MbfSettings
 
 SIZE_PX = 112
 BATCHES = (128, 256, 512, 1024)
@@ -132,9 +132,8 @@ def _materials(folder: Path, *, toy: bool) -> dict[str, Any]:
         folder / "generator.safetensors",
         Architecture(resolution=32 if toy else 256, conv_clamp=256, **(small if toy else {})),
     )
-    teacher = IResNet(
-        blocks=BLOCKS[18 if toy else 100], widths=(64, 128, 256, 512), embedding_dim=512, size_px=SIZE_PX
-    )
+    student = MbfSettings() if toy else IResNetSettings(depth=100)
+    teacher = student.build(embedding_dim=512, size_px=SIZE_PX)
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.num_batches_tracked.fill_(1)  # pyright: ignore[reportOptionalMemberAccess] - they count
@@ -148,7 +147,7 @@ def _materials(folder: Path, *, toy: bool) -> dict[str, Any]:
         "teacher": {
             "name": "pretrained",
             "weights": str(folder / "teacher.pth"),
-            "family": "iresnet",
+            "family": "mbf" if toy else "iresnet",
             "mirror_margin": 0.0,
         },
         "student": {"name": "mobilefacenet"},

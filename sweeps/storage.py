@@ -84,7 +84,8 @@ def _open(url: str) -> BaseStorage:
     # have been started again since: each connection is tried before it is used.
     connect = {"sqlite": {"timeout": 30}, "postgresql": {"connect_timeout": 10}}.get(database, {})
     try:
-        return RDBStorage(url, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
+        is_server = database != "sqlite"
+        return RDBStorage(url, engine_kwargs={"connect_args": connect, "pool_pre_ping": is_server})
     except (ImportError, NoSuchModuleError):
         raise InputError(
             f"--storage {masked(url)} needs a driver that is not installed: "

@@ -114,13 +114,15 @@ class Mapping(nn.Module):
             classes_B: Needed by a conditional network, and only by it.
             psi: Truncation: how far w stays from the mean w, 1 being where it was mapped to.
         """
-        x = _normalised(z_BZ)
-        if classes_B is not None:
-            one_hot_BC = F.one_hot(classes_B, self._num_classes).float()
-            x = torch.cat([x, _normalised(self.embed(one_hot_BC))], dim=1)
-        for name in self._names:
-            x = F.leaky_relu(getattr(self, name)(x), 0.2) * math.sqrt(2)
-        return torch.lerp(self.w_avg, x, psi)
+        # In full precision always: it costs nothing, and every layer of the synthesis hangs on it.
+        with torch.autocast(z_BZ.device.type, enabled=False):
+            x = _normalised(z_BZ)
+            if classes_B is not None:
+                one_hot_BC = F.one_hot(classes_B, self._num_classes).float()
+                x = torch.cat([x, _normalised(self.embed(one_hot_BC))], dim=1)
+            for name in self._names:
+                x = F.leaky_relu(getattr(self, name)(x), 0.2) * math.sqrt(2)
+            return torch.lerp(self.w_avg, x, psi)
 
 
 class Synthesis(nn.Module):

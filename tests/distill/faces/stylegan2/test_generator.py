@@ -163,6 +163,18 @@ def test_the_digest_tells_apart_whatever_changes_a_face() -> None:
     assert generator_of(psi=1).digest == generator_of(psi=1.0).digest == generator_of().digest
 
 
+def test_faces_that_are_drawn_in_bfloat16_are_those_of_float32_nearly() -> None:
+    faces = generator_of()
+    z, noise = latents(faces, 4)
+    w = faces.mapping(z)
+    whole = faces.synthesis(w, noise_B=noise)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(faces.mapping(z), w)
+        half = faces.synthesis(w, noise_B=noise)
+    assert not torch.equal(half, whole)
+    assert (half.float() - whole).abs().mean() < 0.02 * whole.abs().mean()
+
+
 def test_is_frozen() -> None:
     faces = generator_of()
     assert not any(parameter.requires_grad for parameter in faces.parameters())
