@@ -137,7 +137,9 @@ def test_a_node_that_joins_is_used_and_one_that_is_lost_costs_one_epoch_at_most(
 ) -> None:
     with nodes({"num_cpus": 1}) as cluster:
         machine = Machine(home=tmp_path / "home", ray=cluster.ray)
-        at_once = ("--set", "resources.max_concurrent=auto", "--set", "training.faces_per_epoch=4096")
+        # Long enough for the second node's actor to start while the first trial lasts: else the second trial
+        # takes over the first one's.
+        at_once = ("--set", "resources.max_concurrent=auto", "--set", "training.faces_per_epoch=10240")
         process = machine.start("run", str(space), "--trials", "4", *at_once)
         assert wait_for(
             lambda: (trial_folder(machine, 0) / LAST).exists() or process.poll() is not None, timeout=240
