@@ -63,6 +63,9 @@ def main() -> int:
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing was written", file=sys.stderr)
+        return 130
     if failed:
         print(f"\ncould not be measured: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

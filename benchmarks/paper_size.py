@@ -7,7 +7,6 @@ of bfloat16 matrices, measured here.
 """
 
 import hashlib
-import io
 import pickle
 import tempfile
 import time
@@ -17,25 +16,23 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import nn
 
+from benchmarks.gpu import device_for
+from benchmarks.record_reading import SIZE_PX, draw_jpegs
 from benchmarks.row import Goal, Row, in_turns
 from benchmarks.training_loop import OtherLoop, OurLoop
 from distill.config import TrialConfig
-from distill.faces import EmbeddedFacesSettings
 from distill.faces.stylegan2.load import GeneratorCard
 from distill.faces.stylegan2.network import Architecture, Network
 from distill.students import IResNetSettings, MbfSettings
 
-SIZE_PX = 112
 BATCHES = (128, 256, 512, 1024)
 """The paper's first."""
 PAPER_FACES = 42e6
 MACS_A_FACE = 27.5e9
 """Of generator, teacher and student together."""
 MATRIX = 8192
-PAIRS = 20
 
 
 def measure(quick: bool) -> list[Row]:
@@ -44,11 +41,7 @@ def measure(quick: bool) -> list[Row]:
     Raises:
         RuntimeError: If there is no GPU.
     """
-    if not (quick or torch.cuda.is_available()):
-        raise RuntimeError(
-            "the paper's size is measured on a GPU, and there is none: --quick takes a toy size"
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(quick=quick)
     steps, repetitions = (2, 1) if quick else (40, 5)
     batches = (4,) if quick else BATCHES
     with tempfile.TemporaryDirectory() as folder:
@@ -166,18 +159,9 @@ def _write_generator(path: Path, architecture: Architecture) -> None:
 
 
 def _pairs() -> bytes:
-    """A pack of InsightFace: each person with themselves and with the next. Only its form matters."""
-    drawn = EmbeddedFacesSettings(size_px=SIZE_PX).labelled(
-        num_classes=PAIRS, images_per_class=2, authentic=True
-    )
-    images, _ = drawn.read(torch.arange(2 * PAIRS))
-    files = []
-    for image in images:
-        file = io.BytesIO()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG")
-        files.append(file.getvalue())
-    genuine = files
-    impostors = [
-        files[index % len(files)] for person in range(PAIRS) for index in (2 * person, 2 * person + 2)
-    ]
-    return pickle.dumps((genuine + impostors, [True] * PAIRS + [False] * PAIRS))
+    """A pack of InsightFace, of pairs of one person and pairs of two. Only its form matters."""
+    files, _ = draw_jpegs(num_classes=4)
+    half = len(files) // 2
+    genuine = files  # neighbours are of one person
+    impostors = [file for pair in zip(files[:half], files[half:], strict=True) for file in pair]
+    return pickle.dumps((genuine + impostors, [True] * half + [False] * half))

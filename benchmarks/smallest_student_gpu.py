@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from benchmarks.gpu import device_for
 from benchmarks.row import Goal, Row
 from distill.students import BridgeTinySettings
 from distill.training.parts import IMAGE_LAYOUT, moved
@@ -22,9 +23,7 @@ def measure(quick: bool) -> list[Row]:
     Raises:
         RuntimeError: If there is no GPU.
     """
-    if not (quick or torch.cuda.is_available()):
-        raise RuntimeError("a GPU's inference is measured on a GPU, and there is none: --quick takes the CPU")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(quick=quick)
     batch_size, times, repetitions = (64, 2, 1) if quick else (8192, 50, 9)
     torch.manual_seed(0)
     student = moved(BridgeTinySettings().build(embedding_dim=128, size_px=SIZE_PX).eval(), device)
