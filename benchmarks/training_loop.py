@@ -11,6 +11,7 @@ B: batch, Z and W: widths of the generator's two latents, D: embedding
 
 import math
 import multiprocessing
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -213,6 +214,7 @@ def _epoch(connection: Connection) -> tuple[float, float]:
 
 
 def _serve(connection: Connection, kind: Kind, plain_config: dict[str, object]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends who asks, and that ends this
     torch.set_num_threads(1)
     config = TrialConfig.model_validate(plain_config)
     if kind != "published":
