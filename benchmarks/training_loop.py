@@ -14,7 +14,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Literal, Protocol
 
@@ -136,7 +136,7 @@ def measure(quick: bool) -> list[Row]:
             other=bare_loop,
             against="a bare loop, laid out as well",
             goal=Goal(side="at least", bound=0.97),
-            note="one thread; the loop that trials run, in this process: faces drawn, teacher asked, student "
+            note="one thread; the loop that trials run: faces drawn, teacher asked, student "
             "trained, metrics of every step averaged; equal losses",
         ),
         Row(
@@ -220,12 +220,10 @@ def _serve(connection: Connection, kind: Kind, plain_config: dict[str, object]) 
     if kind != "published":
         keep_freed_memory()
     loop: Loop = OurLoop(config) if kind == "ours" else OtherLoop(config, tuned=kind == "bare")
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError):  # nobody asks any more
+        while True:
             connection.recv()
-        except EOFError:
-            return
-        began = time.perf_counter()
-        loss = loop.train_epoch()
-        seconds = time.perf_counter() - began
-        connection.send((loss, config.training.steps_per_epoch * BATCH_SIZE / seconds))
+            began = time.perf_counter()
+            loss = loop.train_epoch()
+            seconds = time.perf_counter() - began
+            connection.send((loss, config.training.steps_per_epoch * BATCH_SIZE / seconds))
