@@ -4,9 +4,7 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
 import socket
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -38,6 +36,7 @@ from ray.util.state.exception import RayStateApiException
 
 from distill.errors import RefusedError
 from sweeps.checks import Check
+from sweeps.guard import guarded_folder
 from sweeps.home import Home
 from sweeps.placement import Node, place, refusal
 from sweeps.space import ResourcesSettings
@@ -78,26 +77,24 @@ def connected(address: str | None) -> Iterator[str]:
         finally:
             ray.shutdown()
         return
-    # A folder of its own, with a short path: Ray puts sockets there, whose paths may hold 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="sweeps-", dir="/tmp"))
-    try:
+    with guarded_folder() as folder:
         try:
-            context = ray.init(
-                address="local",
-                include_dashboard=True,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(folder),
-            )
-        # Ray raises a bare Exception when one of its processes does not come up within 30 seconds.
-        except Exception as error:
-            raise RefusedError(
-                f"Ray did not start on this machine, which may have too much to do: {_one_line(error)}"
-            ) from None
-        yield context.dashboard_url or ""
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+            try:
+                context = ray.init(
+                    address="local",
+                    include_dashboard=True,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(folder),
+                )
+            # Ray raises a bare Exception when one of its processes does not come up within 30 seconds.
+            except Exception as error:
+                raise RefusedError(
+                    f"Ray did not start on this machine, which may have too much to do: {_one_line(error)}"
+                ) from None
+            yield context.dashboard_url or ""
+        finally:
+            ray.shutdown()
 
 
 def _reach(address: str) -> None:

@@ -138,6 +138,10 @@ class Machine:
                     living.append(" ".join(process.cmdline()) or process.name())
         return living
 
+    def cluster_folders(self) -> list[Path]:
+        """Where the clusters that run for it write, as their guards were told."""
+        return [Path(line.split()[-1]) for line in self.processes() if "sweeps.guard" in line]
+
     def wait_until_quiet(self, timeout: float = 30) -> list[str]:
         """What is left of its processes after at most `timeout` seconds."""
         wait_for(lambda: not self.processes(), timeout=timeout)

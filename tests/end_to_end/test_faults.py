@@ -176,9 +176,11 @@ def test_a_driver_that_is_killed_at_ten_random_moments_loses_nothing(tmp_path: P
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.1)
         finished = process.poll() is not None
+        folders = machine.cluster_folders()
         process.kill()
         process.communicate()
         assert machine.wait_until_quiet(60) == []
+        assert not any(folder.exists() for folder in folders)
         begun = (machine.home / "studies" / "faults" / "space.yaml").exists() and machine.run(
             "status", "faults"
         ).returncode == 0
