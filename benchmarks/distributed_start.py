@@ -73,6 +73,7 @@ def _ours(folder: Path) -> None:
             config=CONFIG,
             directory=str(folder / "trials" / str(number)),
             continue_from=None,
+            told_epochs=0,
             accumulation=1,
             timeout_s=None,
             spared=False,

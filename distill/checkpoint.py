@@ -81,6 +81,11 @@ def save_state(state: dict[str, Any], directory: Path) -> None:
     os.replace(file.name, directory / LAST)
 
 
+def has_state(directory: Path) -> bool:
+    """Whether `directory` holds the state of a finished epoch, be it damaged or not."""
+    return any((directory / name).exists() for name in (LAST, PREVIOUS))
+
+
 def load_state(directory: Path, *, tell: Callable[[str], None]) -> dict[str, Any] | None:
     """The state of the last finished epoch, on the CPU; None when no epoch was finished.
 
@@ -118,11 +123,15 @@ def link_state(directory: Path, folder: Path) -> None:
 
 
 def take_over_state(donor: Path, directory: Path) -> None:
-    """Lets the trial in `directory` go on from another's state, with its own best student to beat."""
+    """Lets the trial in `directory` go on from another's state, with its own best student to beat.
+
+    What the other's epochs measured stays the other's.
+    """
     tell = functools.partial(add_note, directory)
     own, state = load_state(directory, tell=tell), load_state(donor, tell=tell)
     if state is not None:
-        save_state({**state, "best": own["best"] if own is not None else {}}, directory)
+        best = own["best"] if own is not None else {}
+        save_state({**state, "best": best, "history": []}, directory)
 
 
 def clear_rests(directory: Path) -> None:
@@ -160,19 +169,37 @@ def save_student(network: nn.Module, directory: Path, **card: Any) -> StudentCar
     Args:
         card: The fields of `StudentCard`, less the digest of the weights.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    fresh = _folder_beside(directory)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, fresh / WEIGHTS)
     written = StudentCard(**card, sha256=sha256_of(fresh / WEIGHTS))
     (fresh / CARD).write_text(written.model_dump_json(indent=2))
+    _put_in_place(fresh, directory)
+    return written
+
+
+def copy_student(source: Path, directory: Path) -> None:
+    """Replaces the student in `directory` by a copy of another, whole; where there is none, it is left."""
+    if not source.is_dir():
+        return
+    fresh = _folder_beside(directory)
+    for name in (WEIGHTS, CARD):
+        shutil.copyfile(source / name, fresh / name)
+    _put_in_place(fresh, directory)
+
+
+def _folder_beside(directory: Path) -> Path:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+
+
+def _put_in_place(fresh: Path, directory: Path) -> None:
     fresh.chmod(0o755)
     stale = fresh.with_name(fresh.name + "-stale")
     if directory.exists():
         os.replace(directory, stale)
     os.replace(fresh, directory)
     shutil.rmtree(stale, ignore_errors=True)
-    return written
 
 
 def read_card(directory: Path) -> StudentCard:

@@ -195,6 +195,8 @@ class Ledger(Callback):
         if epoch <= opened.epochs:
             return
         opened.epochs = epoch
+        # Tune starts a trial that it paused, or moved, by its own copy.
+        opened.task["told_epochs"] = trial.config["told_epochs"] = epoch
         if len(self._space.objectives) == 1:
             opened.trial.report(value, epoch)
         else:  # Optuna takes no value of several objectives before their trial's end

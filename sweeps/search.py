@@ -6,6 +6,7 @@ from typing import Any
 import optuna
 from ray.tune.search import Searcher
 
+from distill.checkpoint import has_state
 from distill.config import TrialConfig
 from distill.evaluation import LATENCY, latency_of, static_efficiency_of
 from sweeps.agenda import Agenda
@@ -13,7 +14,7 @@ from sweeps.budget import Budget
 from sweeps.home import StudyFolder
 from sweeps.ledger import Ledger
 from sweeps.space import SearchSpace
-from sweeps.study import ACCUMULATION, CONTINUES, DIRECTORY, SEED_OFFSET
+from sweeps.study import ACCUMULATION, CONTINUES, DIRECTORY, EPOCHS, SEED_OFFSET
 from sweeps.task import TrialTask
 
 
@@ -76,18 +77,37 @@ class StudySearcher(Searcher):
         return None if now == "wait" else Searcher.FINISHED
 
     def _task(self, trial: optuna.Trial, config: TrialConfig) -> TrialTask:
-        continued = trial.user_attrs.get(CONTINUES)
+        continued = self._continued(trial)
         minutes = self._space.resources.timeout_minutes
         return {
             "number": trial.number,
             "config": config.model_dump(mode="json"),
             "directory": str(self._folder.trial(trial.number)),
             "continue_from": None if continued is None else str(self._folder.trial(continued)),
+            "told_epochs": self._told_epochs(continued),
             "accumulation": trial.user_attrs.get(ACCUMULATION, 1),
             "timeout_s": None if minutes is None else minutes * 60,
             "spared": SEED_OFFSET in trial.user_attrs,
             "point": trial.params,
         }
+
+    def _continued(self, trial: optuna.Trial) -> int | None:
+        """Whose state a trial goes on from: the last that has one of those interrupted at its point."""
+        number: int | None = trial.user_attrs.get(CONTINUES)
+        while number is not None and not has_state(self._folder.trial(number)):
+            number = self._study.get_trials(deepcopy=False)[number].user_attrs.get(CONTINUES)
+        return number
+
+    def _told_epochs(self, continued: int | None) -> int:
+        """How many epochs of the trial that is gone on with need not be told again, to its new record.
+
+        All are told: what the best of them was worth counts. But a population's would be moved for results
+        that were acted upon before: of these the last is.
+        """
+        if continued is None or self._space.scheduler.name != "pbt":
+            return 0
+        before = self._study.get_trials(deepcopy=False)[continued]
+        return max(max(before.intermediate_values, default=before.user_attrs.get(EPOCHS, 0)) - 1, 0)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles what it is given, to restore it, and a sweep is resumed from its study."""

@@ -16,6 +16,7 @@ class TrialTask(TypedDict):
         config: A `TrialConfig` in plain types.
         directory: Where its state and its best student are kept.
         continue_from: Another trial's directory, whose state is taken over.
+        told_epochs: How many of its epochs the ledger has heard of.
         accumulation: How many times the config's portions each batch is trained in, where memory is short.
         timeout_s: How long it may run, in seconds.
         spared: Whether no scheduler may stop it: it trains a point again, with a further seed.
@@ -26,6 +27,7 @@ class TrialTask(TypedDict):
     config: dict[str, Any]
     directory: str
     continue_from: str | None
+    told_epochs: int
     accumulation: int
     timeout_s: float | None
     spared: bool
@@ -44,6 +46,7 @@ def loop_config(
         config=task["config"],
         directory=Path(task["directory"]),
         continue_from=Path(task["continue_from"]) if task["continue_from"] else None,
+        told_epochs=task["told_epochs"],
         num_threads=num_threads,
         num_workers=num_workers,
         report=report,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from distill.checkpoint import BEST, add_note, clear_rests, load_state, save_state, save_student
+from distill.checkpoint import BEST, add_note, clear_rests, copy_student, load_state, save_state, save_student
 from distill.config import ScheduleSettings, TrialConfig
 from distill.errors import DivergenceError
 from distill.evaluation import evaluate_agreement, evaluate_pairs, static_efficiency
@@ -44,6 +44,7 @@ def train(
     report: Report,
     directory: Path,
     continue_from: Path | None = None,
+    told_epochs: int | None = None,
     process: Process | None = None,
     cache: Path | None = None,
 ) -> dict[str, float]:
@@ -59,7 +60,10 @@ def train(
         config: What to train, on what, and how.
         report: Called once an epoch with every metric, `epoch` (counted from 1) among them.
         directory: Where the trial's state and its best student are kept.
-        continue_from: Another trial's directory whose state is taken over when this one has none yet.
+        continue_from: Another trial's directory whose state is taken over when this one has none yet, and
+            its best student with it.
+        told_epochs: How many epochs were heard of. Those beyond that the state has are reported first: who
+            trained them may have died, or whoever listened. None: all were.
         process: The process this runs in. None: the one that torch.distributed describes.
         cache: A folder, local or shared, where the teacher's embeddings of finite sets are kept for all
             trials. None: they are kept in memory.
@@ -77,6 +81,11 @@ def train(
     trainer = Trainer(config, parts, process, cache=cache)
     state = process.leader_first(lambda: _state_left(directory, continue_from))
     best = trainer.restore(state) if state else {}
+    history: list[dict[str, float]] = state.get("history", []) if state else []
+    if process.leads and told_epochs is not None:
+        for metrics in history:
+            if metrics["epoch"] > told_epochs:
+                report(metrics, directory)
 
     for epoch in range(trainer.epochs_done + 1, config.training.epochs + 1):
         metrics = {"epoch": float(epoch), **trainer.train_epoch()}
@@ -97,7 +106,8 @@ def train(
                     metrics=metrics,
                     teacher_digest=parts.teacher.digest,
                 )
-            save_state({**state, "best": best}, directory)
+            history = [*history, metrics]
+            save_state({**state, "best": best, "history": history}, directory)
             report(metrics, directory)
         process.wait()
     return best
@@ -179,7 +189,7 @@ class Trainer:
         return metrics | static_efficiency(self.student, size_px=self._config.faces.size_px)
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to continue after this epoch, save its best one. All processes call it."""
+        """Everything needed to continue after this epoch, save what was measured. All processes call it."""
         return {
             "step": self._step,
             "learner": self._learner.state_dict(),
@@ -338,6 +348,8 @@ def _state_left(directory: Path, continue_from: Path | None) -> dict[str, Any] |
     state = load_state(directory, tell=tell)
     if state is None and continue_from is not None:
         state = load_state(continue_from, tell=tell)
+        if state is not None:
+            copy_student(continue_from / BEST, directory / BEST)
     return state
 
 

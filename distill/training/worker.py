@@ -22,6 +22,7 @@ class WorkerTask:
         config: A `TrialConfig` in plain types.
         directory: Where the trial's state and its best student are kept.
         continue_from: Another trial's directory, whose state is taken over.
+        told_epochs: How many epochs were heard of before, see `train`.
         num_threads: CPU threads of this worker.
         num_workers: Ray Train workers of the trial; 0 when it trains in the caller's process.
         report: Told every epoch.
@@ -33,6 +34,7 @@ class WorkerTask:
     config: dict[str, Any]
     directory: Path
     continue_from: Path | None
+    told_epochs: int | None
     num_threads: int
     num_workers: int
     report: Report
@@ -66,5 +68,6 @@ def train_worker(loop_config: dict[str, Any]) -> None:
             report=task.report,
             directory=task.directory,
             continue_from=task.continue_from,
+            told_epochs=task.told_epochs,
             cache=task.cache,
         )

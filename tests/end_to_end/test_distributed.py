@@ -54,6 +54,7 @@ def fit(tmp_path: Path, *configs: TrialConfig, workers: int, **tune: Any) -> Any
             "config": config.model_dump(mode="json"),
             "directory": str(tmp_path / f"{number}"),
             "continue_from": None,
+            "told_epochs": 0,
             "accumulation": 1,
             "timeout_s": None,
             "spared": False,

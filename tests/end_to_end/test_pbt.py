@@ -54,6 +54,7 @@ class Points(Searcher):
                 "config": space.config(point).model_dump(mode="json"),
                 "directory": str(folder / f"{number}"),
                 "continue_from": None,
+                "told_epochs": 0,
                 "accumulation": 1,
                 "timeout_s": None,
                 "spared": False,

@@ -99,6 +99,7 @@ def task(
         "config": config.model_dump(mode="json"),
         "directory": str(folder / f"{number}"),
         "continue_from": None,
+        "told_epochs": 0,
         "accumulation": 1,
         "timeout_s": timeout_s,
         "spared": False,

@@ -7,7 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill.checkpoint import BEST, LAST, WEIGHTS, load_student, read_card, read_notes
+from distill.checkpoint import (
+    BEST,
+    LAST,
+    WEIGHTS,
+    load_student,
+    read_card,
+    read_notes,
+    take_over_state,
+)
 from distill.config import ScheduleSettings, TrialConfig
 from distill.errors import DivergenceError, TeacherError
 from distill.training import Process, train
@@ -82,6 +90,54 @@ def test_a_training_that_was_cut_off_continues_as_if_it_had_not_been(tmp_path: P
         train(small(), report=cut, directory=tmp_path / "cut")
     train(small(), report=rest, directory=tmp_path / "cut")
     assert [comparable(report) for report in rest] == [comparable(whole[1])]
+
+
+@pytest.mark.parametrize(("heard", "told"), [(0, [1, 2, 3]), (1, [2, 3]), (2, [3]), (None, [3])])
+def test_epochs_that_nobody_heard_of_are_told_first(
+    heard: int | None, told: list[int], tmp_path: Path
+) -> None:
+    before, rest = Reports(), Reports()
+    train(small(), report=before, directory=tmp_path)
+    longer = {"epochs": 3, "faces_per_epoch": 256, "batch_size": 32}
+    train(small(training=longer), report=rest, directory=tmp_path, told_epochs=heard)
+    assert [report["epoch"] for report in rest] == told
+    assert [*rest][:-1] == [report for report in before if report["epoch"] in told]
+
+
+def test_a_training_that_was_over_before_its_end_was_heard_of_is_told_and_not_repeated(
+    tmp_path: Path,
+) -> None:
+    before, rest = Reports(), Reports()
+    best = train(small(), report=before, directory=tmp_path)
+    state = (tmp_path / LAST).read_bytes()
+    assert train(small(), report=rest, directory=tmp_path, told_epochs=1) == best
+    assert [*rest] == [before[1]]
+    assert (tmp_path / LAST).read_bytes() == state
+
+
+def test_another_trial_that_takes_over_a_state_has_its_best_student_and_tells_its_epochs(
+    tmp_path: Path,
+) -> None:
+    before, rest = Reports(), Reports()
+    best = train(small(), report=before, directory=tmp_path / "first")
+    train(
+        small(),
+        report=rest,
+        directory=tmp_path / "second",
+        continue_from=tmp_path / "first",
+        told_epochs=0,
+    )
+    assert [*rest] == [*before]
+    assert load_student(tmp_path / "second" / BEST)[1].metrics == best
+
+
+def test_what_a_state_measured_is_not_taken_over_where_trials_exchange_states(tmp_path: Path) -> None:
+    rest = Reports()
+    train(small(), report=Reports(), directory=tmp_path / "donor")
+    (tmp_path / "own").mkdir()
+    take_over_state(tmp_path / "donor", tmp_path / "own")
+    train(small(), report=rest, directory=tmp_path / "own", told_epochs=0)
+    assert [*rest] == []
 
 
 def test_another_trial_takes_over_a_state_and_leaves_it_where_it_was(tmp_path: Path) -> None:
