@@ -16,7 +16,7 @@ class TrialTask(TypedDict):
         config: A `TrialConfig` in plain types.
         directory: Where its state and its best student are kept.
         continue_from: Another trial's directory, whose state is taken over.
-        told_epochs: How many of its epochs the ledger has heard of.
+        told_epochs: How many of its epochs the ledger has heard of; None: of all.
         accumulation: How many times the config's portions each batch is trained in, where memory is short.
         timeout_s: How long it may run, in seconds.
         spared: Whether no scheduler may stop it: it trains a point again, with a further seed.
@@ -27,7 +27,7 @@ class TrialTask(TypedDict):
     config: dict[str, Any]
     directory: str
     continue_from: str | None
-    told_epochs: int
+    told_epochs: int | None
     accumulation: int
     timeout_s: float | None
     spared: bool

@@ -42,9 +42,11 @@ def run_in_place(
     """
     see_own_gpus_only()
     shared = ray.tune.get_checkpoint()
-    if shared is not None and shared.get_metadata()[OWNER] != task["number"]:
-        with shared.as_directory() as donor:
-            take_over_state(Path(donor), Path(task["directory"]))
+    if shared is not None:  # Tune let it wait, or moves it: nobody died, all was heard of
+        task = {**task, "told_epochs": None}
+        if shared.get_metadata()[OWNER] != task["number"]:
+            with shared.as_directory() as donor:
+                take_over_state(Path(donor), Path(task["directory"]))
 
     def report(metrics: dict[str, float], checkpoint: Path) -> None:
         if share_epochs is None or int(metrics["epoch"]) % share_epochs:
