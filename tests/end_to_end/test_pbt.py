@@ -28,7 +28,7 @@ name: population
 objectives: [{metric: validation/teacher_similarity, direction: maximize}]
 base:
   faces: {name: embedded, size_px: 16}
-  training: {epochs: 3, faces_per_epoch: 1024, batch_size: 64}
+  training: {epochs: 3, faces_per_epoch: 2048, batch_size: 64}
   schedule: {name: constant}
 parameters:
   optimizer.lr: {type: float, low: 1e-9, high: 1e-2, log: true}

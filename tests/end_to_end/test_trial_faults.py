@@ -99,7 +99,7 @@ def task(
         "config": config.model_dump(mode="json"),
         "directory": str(folder / f"{number}"),
         "continue_from": None,
-        "told_epochs": 0,
+        "told_epochs": None,  # Tune itself begins it again, and has heard of all
         "accumulation": 1,
         "timeout_s": timeout_s,
         "spared": False,

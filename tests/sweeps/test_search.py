@@ -1,5 +1,6 @@
 """What a trial is told to go on from, and how much of it the records have."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any, cast
 
 import optuna
 import pytest
+from ray.exceptions import ActorDiedError
 
 from distill.checkpoint import LAST
+from sweeps import ledger
 from sweeps.budget import Budget
 from sweeps.home import Home, StudyFolder
 from sweeps.ledger import Ledger
@@ -82,14 +85,20 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def test_a_trial_is_told_how_many_of_its_epochs_were_heard_of(stack: ExitStack, home: Home) -> None:
+def test_a_trial_that_is_begun_again_is_told_how_many_of_its_epochs_were_heard_of(
+    stack: ExitStack, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "free_workers", lambda directory: None)  # there is no Ray
     sweep = Sweep(stack, home)
     trial = sweep.begin()
     assert trial.config["told_epochs"] == 0
     sweep.report(trial, 1, 2)
-    assert trial.config["told_epochs"] == 2
-    sweep.report(trial, 1, leaves_state=False)
-    assert trial.config["told_epochs"] == 2
+    sweep.report(trial, 1, leaves_state=False)  # heard of before
+    (tmp_path / "error.pkl").write_bytes(pickle.dumps(ActorDiedError()))
+    trial.pickled_error_file, trial.error_file = str(tmp_path / "error.pkl"), None
+    sweep.ledger.on_trial_error(0, [], trial)
+    again = sweep.begin()
+    assert (again.config["number"], again.config["told_epochs"]) == (0, 2)
     assert sweep.tracker.close()
 
 
