@@ -153,7 +153,7 @@ def check_home(home: Home) -> Check:
         home.check_writable()
     except RefusedError as error:
         return Check(name="home", ok=False, finding=str(error))
-    return Check(name="home", ok=True, finding=f"{home.root} can be written")
+    return Check(name="home", ok=True, finding=f"{home.address} can be written")
 
 
 def check_dashboard(url: str) -> Check:

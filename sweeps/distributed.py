@@ -18,6 +18,7 @@ import ray.train
 import ray.tune
 from ray._raylet import PlacementGroupID
 from ray.exceptions import RayActorError, WorkerCrashedError
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
@@ -28,9 +29,9 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.queue import Empty, Queue
 
 from distill.training import Report
-from distill.training.worker import train_worker
+from sweeps.depot import Depot
 from sweeps.space import ResourcesSettings
-from sweeps.task import TrialTask, loop_config
+from sweeps.task import TrialTask, loop_config, train_on_copies
 from sweeps.worker_setup import WorkerSetup
 
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -39,8 +40,8 @@ PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pi
 POLL_S = 0.5
 ABORT_TIMEOUT_S = 15
 
-HELD = "workers.txt"
-"""Names the placement group of a trial's workers, in its directory."""
+HELD = b"workers of "
+"""What Ray's own notes call the placement group of a trial's workers, before the trial's directory."""
 
 
 class LostWorkerError(WorkerCrashedError):
@@ -61,8 +62,8 @@ class DistributedTrial(ray.tune.Trainable):
 
         Args:
             config: A `TrialTask`.
-            parameters: `resources`, the space's, `storage_path`, where Ray Train may write, and `cache`,
-                where teachers' embeddings are kept.
+            parameters: `resources`, the space's, `storage_path`, where Ray Train may write, `cache`, where
+                teachers' embeddings are kept, and `depot`, which hands on what a trial leaves.
         """
         self._parameters = parameters
         self._reports = Queue(maxsize=1, actor_options={"num_cpus": 0})
@@ -130,16 +131,18 @@ class _Training:
         resources: ResourcesSettings,
         storage_path: str,
         cache: Path | None,
+        depot: Depot | None,
     ):
         self._directory = Path(task["directory"])
         self._trainer = _Trainer(
-            train_worker,
+            train_on_copies,
             train_loop_config=loop_config(
                 task,
                 num_threads=resources.num_threads,
                 num_workers=resources.workers_per_trial,
                 report=report,
                 cache=cache,
+                depot=depot,
             ),
             torch_config=WorkerSetup(),
             scaling_config=ray.train.ScalingConfig(
@@ -225,8 +228,7 @@ class _NoteOfWorkers(WorkerGroupCallback):
     def before_init_train_context(self, workers: Any) -> dict[str, list[Any]]:
         """Leaves it before the workers connect: Ray forgets what it holds for those that fail to."""
         held: Any = ray.get(workers[0].execute_async(_own_placement_group))
-        self._directory.mkdir(parents=True, exist_ok=True)
-        (self._directory / HELD).write_text(held)
+        _internal_kv_put(HELD + bytes(self._directory), held.encode())
         return {}
 
 
@@ -243,10 +245,10 @@ def free_workers(directory: Path) -> None:
     A trial whose own actor was killed can free nothing any more, and what it holds outlives it: no other
     trial would ever be placed there.
     """
-    note = directory / HELD
-    with contextlib.suppress(FileNotFoundError):  # the trial's own clean-up may come first
-        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(note.read_text())))
-        note.unlink()
+    note = HELD + bytes(directory)
+    if (held := _internal_kv_get(note)) is not None:
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(held.decode())))
+        _internal_kv_del(note)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -3,6 +3,7 @@
 import errno
 import pickle
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from distill.training import read_timeout
 from distill.training.timeout import TIMEOUT as TIMEOUT_FILE
+from sweeps.depot import StoreError
 
 Kind = Literal["lost", "out of memory", "timeout", "disk full", "its own"]
 
@@ -33,6 +35,7 @@ _LOST = (
     NodeDiedError,
     OwnerDiedError,
     RayActorError,
+    StoreError,
     WorkerCrashedError,
 )
 NO_ROOM = 2**20
@@ -67,12 +70,15 @@ def failure_of(trial: TuneTrial, directory: Path, *, timeout_s: float | None) ->
         directory: The trial's.
         timeout_s: What it was given.
     """
-    if timeout_s is not None and read_timeout(directory) is not None:
-        reason = (
-            f"it ran longer than resources.timeout_minutes ({timeout_s / 60:g}); {directory / TIMEOUT_FILE} "
-        )
-        return Failure(kind="timeout", reason=f"{reason}says where it was")
     error = _error(trial)
+    if timeout_s is not None:
+        reason = f"it ran longer than resources.timeout_minutes ({timeout_s / 60:g})"
+        if read_timeout(directory) is not None:
+            return Failure(kind="timeout", reason=f"{reason}; {directory / TIMEOUT_FILE} says where it was")
+        # Where it ended on a machine that does not share the directory.
+        took = time.time() - (trial.run_metadata.start_time or time.time())
+        if took >= timeout_s and _kind(list(_causes(error))) == "lost":
+            return Failure(kind="timeout", reason=reason)
     if disk_is_full(error, directory):
         return Failure(kind="disk full", reason=_last_line(trial))
     return Failure(kind=_kind(list(_causes(error))), reason=_last_line(trial))

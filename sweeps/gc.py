@@ -7,9 +7,12 @@ from pathlib import Path
 
 from distill.checkpoint import BEST
 from distill.errors import RefusedError
+from sweeps.depot import is_own
 from sweeps.home import Home, StudyFolder
 from sweeps.leaderboard import rank
 from sweeps.study import load_study, read_space, trial_rows
+
+TUNE = "Ray's own notes of runs that ended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +41,33 @@ def garbage(home: Home, name: str) -> list[Garbage]:
     folder = home.study(name)
     if (pid := folder.read_driver_pid()) is not None:
         raise RefusedError(f"study {name} is being driven by process {pid}: wait for its end, or stop it")
+    if (depot := home.depot) is not None:  # what nothing needs is seen once it is here
+        for left in depot.folders(folder.trials):
+            depot.pull(left)
     ranked = rank(trial_rows(study, space), space.objectives, space.constraints)
     resumable = {row.number for row in ranked if row.state in ("running", "interrupted")}
     able = [row.number for row in ranked if row.state in ("complete", "pruned")]
     have_students = [number for number in able if (folder.trial(number) / BEST).is_dir()]
     kept = set(have_students[: space.keep.students])
-    return [
+    found = [
         Garbage(path=path, reason=reason, num_bytes=_size(path))
         for path, reason in _found(
             folder, numbers={row.number for row in ranked}, kept=kept, resumable=resumable
         )
     ]
+    if depot is not None and (num_bytes := depot.size(folder.tune)):
+        found.append(Garbage(path=folder.tune, reason=TUNE, num_bytes=num_bytes))
+    return found
 
 
-def collect(found: list[Garbage]) -> None:
+def collect(found: list[Garbage], home: Home) -> None:
     """Takes it away."""
+    depot = home.depot
     for item in found:
+        if depot is not None:
+            depot.clear(item.path) if item.reason == TUNE else depot.drop_path(item.path)
+        if not item.path.exists():
+            continue
         if item.path.is_dir():
             shutil.rmtree(item.path)
         else:
@@ -63,8 +77,8 @@ def collect(found: list[Garbage]) -> None:
 def _found(
     folder: StudyFolder, *, numbers: set[int], kept: set[int], resumable: set[int]
 ) -> Iterator[tuple[Path, str]]:
-    if (tune := folder.root / "tune").exists():
-        yield tune, "Ray's own notes of runs that ended"
+    if folder.tune.exists():
+        yield folder.tune, TUNE
     for trial in sorted(folder.trials.glob("*")):
         number = int(trial.name) if trial.name.isdigit() else None
         if number not in numbers:
@@ -75,7 +89,8 @@ def _found(
         for state in sorted(trial.glob("*.pt*")):
             yield state, "the state of a training that ended"
         for unfinished in sorted(trial.glob(".*")):
-            yield unfinished, "was being written when its process ended"
+            if not is_own(unfinished):
+                yield unfinished, "was being written when its process ended"
         if (trial / BEST).is_dir() and number not in kept:
             yield trial / BEST, "a student beyond those kept"
 

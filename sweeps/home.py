@@ -11,25 +11,34 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from distill.errors import InputError, RefusedError
+
+if TYPE_CHECKING:
+    from sweeps.depot import Depot
+    from sweeps.study_lock import StudyLock
 
 HOME_VARIABLE = "SWEEPS_HOME"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 STORAGE_VARIABLE = "SWEEPS_STORAGE"
 LOCK_TIMEOUT_S = 0.5
 """How long a driver waits for the lock: who only looks whether it is held has it for an instant."""
+STORE = "s3://"
+"""How the address of a home begins that is no folder."""
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Home:
     """The folder that holds every study, the tracking server that its runs go to, and Optuna's storage.
+
+    A home in an object store is a folder too, one on each machine that uses it: `sweeps.depot` hands on what
+    another needs.
 
     Both addresses may hold a password, which is written to no file and shown nowhere: see `masked`.
 
@@ -38,11 +47,13 @@ class Home:
         tracking_uri: Where MLflow records: a database in the folder unless told otherwise.
         optuna_url: Where Optuna keeps all studies: a database in the folder unless told otherwise. Homes that
             share one also share the names of studies.
+        store: Where in an object store its machines meet; None where they share the folder.
     """
 
     root: Path
     tracking_uri: str = field(repr=False)
     optuna_url: str = field(repr=False)
+    store: str | None = None
 
     @classmethod
     def at(
@@ -51,22 +62,65 @@ class Home:
         """The home that the arguments name, else the environment, else `./runs`.
 
         Raises:
-            InputError: If `root` is no folder but an address.
+            InputError: If `root` is an address other than of S3, or of S3 and one of the others is a file.
         """
         folder = root or os.environ.get(HOME_VARIABLE) or "runs"
+        tracking_uri = tracking_uri or os.environ.get(TRACKING_VARIABLE)
+        storage = storage or os.environ.get(STORAGE_VARIABLE)
         if "://" in folder:
-            raise InputError(
-                f"the home must be a folder, got {folder}: on a cluster, name one of a filesystem that every "
-                f"node mounts at the same path (NFS, EFS, Filestore, Lustre)"
-            )
+            return cls._in_store(folder, tracking_uri, storage)
         path = Path(folder).expanduser().absolute()
         return cls(
             root=path,
-            tracking_uri=tracking_uri
-            or os.environ.get(TRACKING_VARIABLE)
-            or f"sqlite:///{path / 'mlflow.db'}",
-            optuna_url=storage or os.environ.get(STORAGE_VARIABLE) or f"sqlite:///{path / 'optuna.db'}",
+            tracking_uri=tracking_uri or f"sqlite:///{path / 'mlflow.db'}",
+            optuna_url=storage or f"sqlite:///{path / 'optuna.db'}",
         )
+
+    @classmethod
+    def _in_store(cls, address: str, tracking_uri: str | None, storage: str | None) -> "Home":
+        if not re.fullmatch(rf"{STORE}[^/?#@]+(/[^/?#]+)*/?", address):
+            raise InputError(f"the home must be a folder or {STORE}BUCKET/PATH, got {masked(address)}")
+        if storage is None or not storage.startswith("postgresql"):
+            raise InputError(
+                f"a home in a store needs a PostgreSQL, which keeps its studies and their locks: set "
+                f"{STORAGE_VARIABLE}, or leave {address} for a folder; got {masked(storage or 'none')}"
+            )
+        if tracking_uri is None or not tracking_uri.startswith(("http://", "https://")):
+            raise InputError(
+                f"a home in a store needs MLflow's server, which keeps its records: set {TRACKING_VARIABLE}, "
+                f"or leave {address} for a folder; got {masked(tracking_uri or 'none')}"
+            )
+        store = address.rstrip("/")
+        path = Path(f"/var/tmp/sweeps-{os.getuid()}") / store.removeprefix(STORE)
+        return cls(root=path, tracking_uri=tracking_uri, optuna_url=storage, store=store)
+
+    @property
+    def address(self) -> str:
+        """What `--home` calls it."""
+        return self.store or str(self.root)
+
+    @property
+    def depot(self) -> "Depot | None":
+        """Hands its folders on; None where its machines share them."""
+        if self.store is None:
+            return None
+        from sweeps.depot import Depot
+
+        return Depot(self.store, self.root)
+
+    def fetch(self) -> None:
+        """Takes over what other machines left of its studies, but for the states of trainings.
+
+        Raises:
+            RefusedError: If its store cannot be read.
+        """
+        if (depot := self.depot) is None:
+            return
+        from sweeps.depot import students
+
+        for folder in depot.folders(self.root / "studies"):
+            is_study = folder.parent == self.root / "studies"
+            depot.pull(folder, StudyFolder.is_space if is_study else students)
 
     @property
     def artifacts(self) -> Path:
@@ -95,7 +149,12 @@ class Home:
                 f"a study's name must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter "
                 f"or digit, got {name!r}"
             )
-        return StudyFolder(root=self.root / "studies" / name)
+        lock = None
+        if self.store is not None:
+            from sweeps.study_lock import StudyLock
+
+            lock = StudyLock(url=self.optuna_url, study=f"{self.store}/{name}")
+        return StudyFolder(root=self.root / "studies" / name, lock=lock)
 
     def ensure(self) -> None:
         """Makes the folder and what belongs in it."""
@@ -152,9 +211,14 @@ class Driver:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFolder:
-    """The files of one study."""
+    """The files of one study.
+
+    Attributes:
+        lock: Holds on all machines, where they do not share the folder.
+    """
 
     root: Path
+    lock: "StudyLock | None" = None
 
     @property
     def name(self) -> str:
@@ -164,6 +228,11 @@ class StudyFolder:
     def space(self) -> Path:
         """The resolved search space: all that `sweeps resume` needs."""
         return self.root / "space.yaml"
+
+    @classmethod
+    def is_space(cls, name: str) -> bool:
+        """Whether a file of a study is its search space."""
+        return name == cls(root=Path()).space.name
 
     @property
     def log(self) -> Path:
@@ -179,6 +248,11 @@ class StudyFolder:
     def trials(self) -> Path:
         """Holds what trials left, a folder each."""
         return self.root / "trials"
+
+    @property
+    def tune(self) -> Path:
+        """What Ray notes of runs, for itself."""
+        return self.root / "tune"
 
     def trial(self, number: int) -> Path:
         """The folder of one trial's checkpoints."""
@@ -197,22 +271,32 @@ class StudyFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         with self._lock.open("a") as lock:
             if not _locked(lock):
-                driver = self.read_driver()
-                there = "" if driver is None or driver.is_here else "there "
-                raise RefusedError(
-                    f"study {self.name} is being driven by {driver or 'another process'}: stop it first "
-                    f"{there}with `sweeps stop {self.name}`"
-                )
-            fresh = self.driver.with_suffix(".fresh")
-            fresh.write_text(json.dumps(asdict(Driver.this_process())))
-            os.replace(fresh, self.driver)
-            try:
-                yield
-            finally:
-                self.driver.unlink(missing_ok=True)
+                raise self._is_driven()
+            with nullcontext(True) if self.lock is None else self.lock.held() as is_held:
+                if not is_held:
+                    raise self._is_driven()
+                fresh = self.driver.with_suffix(".fresh")
+                fresh.write_text(json.dumps(asdict(Driver.this_process())))
+                os.replace(fresh, self.driver)
+                try:
+                    yield
+                finally:
+                    self.driver.unlink(missing_ok=True)
+
+    def _is_driven(self) -> RefusedError:
+        driver = self.read_driver()
+        there = "" if driver is None or driver.is_here else "there "
+        return RefusedError(
+            f"study {self.name} is being driven by {driver or 'another process'}: stop it first "
+            f"{there}with `sweeps stop {self.name}`"
+        )
 
     def read_driver(self) -> Driver | None:
         """Who drives this study, on this machine or another; None when nobody does."""
+        here = self._read_driver_here()
+        return self.lock.read_driver() if here is None and self.lock is not None else here
+
+    def _read_driver_here(self) -> Driver | None:
         try:
             with self._lock.open() as lock:
                 # A shared lock: those who only look are not in each other's way. And NFS locks a file that is

@@ -15,6 +15,7 @@ from distill.checkpoint import read_notes
 from distill.config import TrialConfig
 from distill.faces import AnyFacesSettings
 from sweeps.budget import Budget
+from sweeps.depot import Depot, students
 from sweeps.distributed import free_workers
 from sweeps.failures import Failure, failure_of
 from sweeps.home import StudyFolder
@@ -79,14 +80,16 @@ class Ledger(Callback):
         tracker: Tracker,
         display: SweepDisplay,
         budget: Budget,
+        depot: Depot | None = None,
     ):
+        self._depot = depot
         self._study = study
         self._space = space
         self._folder = folder
         self._tracker = tracker
         self._display = display
         self._budget = budget
-        self._shelf = Shelf(space, folder, trial_rows(study, space))
+        self._shelf = Shelf(space, folder, trial_rows(study, space), depot=depot)
         self._datasets: dict[str, list[DatasetRecord]] = {}
         self._open: dict[str, _Open] = {}
         self._again: deque[_Open] = deque()
@@ -195,8 +198,7 @@ class Ledger(Callback):
         if epoch <= opened.epochs:
             return
         opened.epochs = epoch
-        # Tune starts a trial that it paused, or moved, by its own copy.
-        opened.task["told_epochs"] = trial.config["told_epochs"] = epoch
+        opened.task["told_epochs"] = epoch
         if len(self._space.objectives) == 1:
             opened.trial.report(value, epoch)
         else:  # Optuna takes no value of several objectives before their trial's end
@@ -312,6 +314,8 @@ class Ledger(Callback):
                 self._study.tell(trial, state=TrialState.FAIL)
             case _:
                 self._study.tell(trial, state=TrialState.PRUNED)
+        if self._depot is not None:
+            self._depot.pull(Path(opened.task["directory"]), students)
         if notes := read_notes(Path(opened.task["directory"])):
             self._tracker.tag_trial(trial.number, note="\n\n".join(notes))
             for note in notes:

@@ -22,14 +22,46 @@ PACKAGES = ("distill", "sweeps")
 
 @dataclass(frozen=True, kw_only=True)
 class SharedFile:
-    """A file under the home, which the driver wrote and keeps locked, and what stands in it."""
+    """A file under the home, which the driver wrote and keeps locked, and what stands in it.
+
+    Attributes:
+        path: Where it is; with `://` in an object store, which has no locks.
+    """
 
     path: str
     content: str
 
-    def answer(self, node: str) -> Path:
+    @property
+    def in_store(self) -> bool:
+        """Whether it is in an object store."""
+        return "://" in self.path
+
+    def answer(self, node: str) -> str:
         """What a node writes beside it."""
-        return Path(f"{self.path}-{node}")
+        return f"{self.path}-{node}"
+
+
+def read(path: str) -> str:
+    """What stands in a file, be it in an object store."""
+    if "://" not in path:
+        return Path(path).read_text()
+    from pyarrow.fs import FileSystem
+
+    store, place = FileSystem.from_uri(path)
+    with store.open_input_stream(place) as stream:
+        return stream.read().decode()
+
+
+def write(path: str, content: str) -> None:
+    """Writes a file, be it in an object store."""
+    if "://" not in path:
+        Path(path).write_text(content)
+        return
+    from pyarrow.fs import FileSystem
+
+    store, place = FileSystem.from_uri(path)
+    with store.open_output_stream(place) as stream:
+        stream.write(content.encode())
 
 
 def look(node: str, shared: SharedFile) -> dict[str, Any]:
@@ -79,18 +111,20 @@ def code_digest() -> str:
 def home(node: str, shared: SharedFile) -> str | None:
     """Why the home is not the driver's here, or cannot be written; None when all is well."""
     try:
-        if Path(shared.path).read_text() != shared.content:
+        if read(shared.path) != shared.content:
             return "holds another file"
-        shared.answer(node).write_text(shared.content)
+        write(shared.answer(node), shared.content)
     except FileNotFoundError:
         return "is not there, or is a folder of the node's own"
     except OSError as error:
-        return f"cannot be used ({error.strerror})"
+        return f"cannot be used ({error.strerror or error})"
     return None
 
 
 def keeps_locks(shared: SharedFile) -> bool:
-    """Whether a lock that the driver holds is one here too."""
+    """Whether a lock that the driver holds is one here too. A home in a store has its locks elsewhere."""
+    if shared.in_store:
+        return True
     try:
         with open(shared.path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ from ray import cloudpickle
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distill.errors import RefusedError
 from sweeps import node_probe
 from sweeps.checks import Check, size
 from sweeps.home import Home
@@ -113,7 +114,7 @@ def check_shared_home(home: Home, nodes: Sequence[Node]) -> Check:
     Raises:
         RefusedError: If the driver itself cannot write to the home.
     """
-    if len(nodes) == 1:
+    if len(nodes) == 1 and home.store is None:
         return Check(name="shared home", ok=True, finding=f"{home.root} is on the cluster's only node")
     return shared_home(home, look_around(home, nodes))
 
@@ -125,11 +126,12 @@ def shared_home(home: Home, looks: Sequence[Look]) -> Check:
         return Check(
             name="shared home",
             ok=False,
-            finding=f"the home {home.root} is not shared by all nodes ({where}): with --home name a folder "
-            "of a filesystem that every node mounts at the same path, or leave such nodes out of the cluster",
+            finding=f"the home {home.address} is not shared by all nodes ({where}): with --home name a "
+            "folder of a filesystem that every node mounts at the same path, or a store that all can use, "
+            "or leave such nodes out of the cluster",
         )
     return Check(
-        name="shared home", ok=True, finding=f"{home.root} is seen and written by all {len(looks)} nodes"
+        name="shared home", ok=True, finding=f"{home.address} is seen and written by all {len(looks)} nodes"
     )
 
 
@@ -166,12 +168,30 @@ def _await(node: Node, answer: ray.ObjectRef, *, shared: SharedFile, asked: floa
     answered = time.time()
     if seen is not None:
         seen |= {"resources": node.resources}
-    return Look(node=node, seen=seen, asked=asked, answered=answered, wrote=shared.answer(node.id).exists())
+    return Look(node=node, seen=seen, asked=asked, answered=answered, wrote=_is_there(shared.answer(node.id)))
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return bool(node_probe.read(path))
+    except OSError:
+        return False
 
 
 @contextmanager
 def _shared_file(home: Home) -> Iterator[SharedFile]:
     """A file under the home that this process holds a lock of, for as long as the nodes look at it."""
+    if (depot := home.depot) is not None:
+        seen = home.root / f".seen-{secrets.token_hex(8)}"
+        shared = SharedFile(path=f"{depot.uri_of(seen)}/asked", content=secrets.token_hex(32))
+        try:
+            node_probe.write(shared.path, shared.content)
+            yield shared
+        except OSError as error:
+            raise RefusedError(f"the home {home.address} cannot be written: {error}") from None
+        finally:
+            depot.clear(seen)
+        return
     home.check_writable()
     made = [path for path in (home.root, *home.root.parents) if not path.exists()]
     home.root.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ def result_document(result: SweepResult, space: SearchSpace, home: Home) -> dict
     return {
         **leaderboard_document(result, space),
         "tracking_uri": masked(home.tracking_uri),
-        "home": str(home.root),
+        "home": home.address,
         "resume": _command("resume", result.name, home),
         "interrupted": result.interrupted,
         "ended": result.ended,
@@ -82,7 +82,7 @@ def _sentences(result: SweepResult, space: SearchSpace, home: Home) -> list[str]
     lines = [*ended, *_selected_on(space), _what_won(result, space), *_where_it_is(result, space, home)]
     log, uri = home.study(result.name).log, masked(home.tracking_uri)
     if not home.has_tracking_server:
-        lines.append(f"look at it with: {shlex.join(['sweeps', 'ui', '--home', str(home.root)])}")
+        lines.append(f"look at it with: {shlex.join(['sweeps', 'ui', '--home', home.address])}")
     if result.page is not None:
         lines.append(f"its trials: {uri if home.has_tracking_server else UI}/{result.page}")
     if result.num_waiting:
@@ -143,4 +143,4 @@ def _where_it_is(result: SweepResult, space: SearchSpace, home: Home) -> list[st
 
 
 def _command(verb: str, name: str, home: Home) -> str:
-    return shlex.join(["sweeps", verb, name, "--home", str(home.root)])
+    return shlex.join(["sweeps", verb, name, "--home", home.address])

@@ -1,16 +1,18 @@
 """Where Tune's trials come from: points that Optuna draws from the search space, one at a time."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
 from ray.tune.search import Searcher
 
-from distill.checkpoint import has_state
+from distill.checkpoint import LAST, PREVIOUS, has_state
 from distill.config import TrialConfig
 from distill.evaluation import LATENCY, latency_of, static_efficiency_of
 from sweeps.agenda import Agenda
 from sweeps.budget import Budget
+from sweeps.depot import Depot
 from sweeps.home import StudyFolder
 from sweeps.ledger import Ledger
 from sweeps.space import SearchSpace
@@ -34,13 +36,16 @@ class StudySearcher(Searcher):
         ledger: Ledger,
         budget: Budget,
         room: Callable[[], float],
+        depot: Depot | None = None,
     ):
         """Searches `study`.
 
         Args:
+            depot: Where trials leave their states; None where that is in the folder.
             room: How many trials may run at once, asked each time.
         """
         super().__init__()
+        self._depot = depot
         self._study = study
         self._space = space
         self._folder = folder
@@ -94,9 +99,14 @@ class StudySearcher(Searcher):
     def _continued(self, trial: optuna.Trial) -> int | None:
         """Whose state a trial goes on from: the last that has one of those interrupted at its point."""
         number: int | None = trial.user_attrs.get(CONTINUES)
-        while number is not None and not has_state(self._folder.trial(number)):
+        while number is not None and not self._has_state(self._folder.trial(number)):
             number = self._study.get_trials(deepcopy=False)[number].user_attrs.get(CONTINUES)
         return number
+
+    def _has_state(self, directory: Path) -> bool:
+        if self._depot is None:
+            return has_state(directory)
+        return not self._depot.names(directory).isdisjoint((LAST, PREVIOUS))
 
     def _told_epochs(self, continued: int | None) -> int:
         """How many epochs of the trial that is gone on with need not be told again, to its new record.

@@ -139,7 +139,7 @@ def look_at(home: Home, name: str, number: int) -> TrialView:
         page=page,
         is_served=home.has_tracking_server,
         trouble=trouble,
-        repeat=shlex.join(["sweeps", "rerun", name, str(number), "--home", str(home.root)]),
+        repeat=shlex.join(["sweeps", "rerun", name, str(number), "--home", home.address]),
     )
 
 

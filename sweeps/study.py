@@ -217,4 +217,4 @@ def _require(home: Home, name: str) -> None:
     home.study(name)
     if name not in (names := study_names(home)):
         known = f"it has {', '.join(names)}" if names else "it has none yet"
-        raise InputError(f"there is no study {name!r} in {home.root}: {known}")
+        raise InputError(f"there is no study {name!r} in {home.address}: {known}")

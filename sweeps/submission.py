@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distill.errors import InputError
-from sweeps.home import HOME_VARIABLE, TRACKING_VARIABLE, Home
+from sweeps.home import HOME_VARIABLE, STORE, TRACKING_VARIABLE, Home
 from sweeps.provenance import SUBMITTED, Provenance
 from sweeps.space import SpaceError, load_space
 from sweeps.space.document import parse
@@ -60,8 +60,11 @@ class Submission:
 
     def __post_init__(self) -> None:
         Home.at("/").study(self.study)
-        if self.home is not None and not self.home.startswith("/"):
-            raise InputError(f"--home must be absolute, as the cluster's nodes see it, got {self.home!r}")
+        if self.home is not None and not self.home.startswith(("/", STORE)):
+            raise InputError(
+                f"--home must be absolute, as the cluster's nodes see it, or {STORE}BUCKET/PATH, "
+                f"got {self.home!r}"
+            )
         if self.tracking_uri is not None and urlsplit(self.tracking_uri).password:
             raise InputError(
                 f"--tracking-uri must hold no password, which Ray's dashboard would show: set "

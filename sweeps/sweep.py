@@ -103,8 +103,8 @@ def run_sweep(
     folder = home.study(name or _free_name(home, space.name))
     if _is_taken(folder, recorded_names(home)):
         raise RefusedError(
-            f"there is a study {folder.name} in {home.root} already: choose another --name, or go on with it "
-            f"by `sweeps resume {folder.name}`"
+            f"there is a study {folder.name} in {home.address} already: choose another --name, or go on with "
+            f"it by `sweeps resume {folder.name}`"
         )
     return _drive(space, home=home, folder=folder, address=address, display=display, resume=False)
 
@@ -183,7 +183,13 @@ class _Sweep:
         self._budget = Budget(study, space)
         self._tracker = Tracker(home, study=folder.name, on_run=lambda *run: self._ledger.note_run(*run))
         self._ledger = Ledger(
-            study, space, folder=folder, tracker=self._tracker, display=display, budget=self._budget
+            study,
+            space,
+            folder=folder,
+            tracker=self._tracker,
+            display=display,
+            budget=self._budget,
+            depot=home.depot,
         )
 
     def run(self, began: float, *, resume: bool, interrupts: "_Interrupts") -> SweepResult:
@@ -204,7 +210,7 @@ class _Sweep:
             num_done=num_told(self._study),
             concurrent=concurrent,
             tracking_uri=masked(self._home.tracking_uri),
-            home=self._home.root,
+            home=self._home.address,
         )
         interrupted = False
         try:
@@ -263,13 +269,15 @@ class _Sweep:
         )
 
     def _fit(self, concurrent: int) -> None:
-        storage = str(self._folder.root / "tune")
+        depot, notes = self._home.depot, self._folder.tune
+        storage = str(notes) if depot is None else depot.uri_of(notes)
         is_population = self._space.scheduler.name == "pbt"
         ray.tune.Tuner(
             trainable(
                 self._space.resources,
                 storage_path=storage,
                 cache=cache_folder(self._home),
+                depot=depot,
                 share_epochs=self._space.scheduler.perturb_epochs if is_population else None,
             ),
             tune_config=ray.tune.TuneConfig(
@@ -279,6 +287,7 @@ class _Sweep:
                     folder=self._folder,
                     ledger=self._ledger,
                     budget=self._budget,
+                    depot=depot,
                     # All of a population are begun, and take turns where there is not room for all.
                     room=(lambda: math.inf)
                     if is_population
@@ -401,6 +410,8 @@ def _open_study(
         fail_orphans(study, retry=True)
         return study
     folder.space.write_text(space.to_yaml())
+    if (depot := home.depot) is not None:
+        depot.push(folder.root, folder.is_space)
     study = create_study(home, folder.name, space)
     if space.search.warm_start is not None:
         num_fitting, num_completed = warm_start(study, space, home=home)

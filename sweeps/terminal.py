@@ -98,7 +98,7 @@ class SweepDisplay:
         num_trials: int,
         concurrent: int,
         tracking_uri: str,
-        home: Path,
+        home: str,
         num_done: int = 0,
     ) -> None:
         """A sweep begins.

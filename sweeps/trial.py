@@ -18,9 +18,10 @@ from ray.train.torch import TorchTrainer
 
 from distill.checkpoint import link_state, take_over_state
 from distill.training.worker import train_worker
+from sweeps.depot import Depot
 from sweeps.distributed import DistributedTrial
 from sweeps.space import ResourcesSettings
-from sweeps.task import TrialTask, loop_config
+from sweeps.task import TrialTask, loop_config, on_copies
 from sweeps.worker_setup import see_own_gpus_only
 
 # Ray's memory resource, in bytes, exists on every node. A byte of it lets Tune place a trial that itself
@@ -32,11 +33,17 @@ OWNER = "trial"
 
 
 def run_in_place(
-    task: TrialTask, *, num_threads: int, cache: Path | None, share_epochs: int | None = None
+    task: TrialTask,
+    *,
+    num_threads: int,
+    cache: Path | None,
+    depot: Depot | None,
+    share_epochs: int | None = None,
 ) -> None:
     """A Tune function: trains in the trial's own actor.
 
     Args:
+        depot: Hands on what the trial leaves; None where machines share the home.
         share_epochs: Every so many epochs the state is shared with a population's other trials, which may go
             on from it. Where Tune hands over another trial's, this one does.
     """
@@ -44,9 +51,6 @@ def run_in_place(
     shared = ray.tune.get_checkpoint()
     if shared is not None:  # Tune let it wait, or moves it: nobody died, all was heard of
         task = {**task, "told_epochs": None}
-        if shared.get_metadata()[OWNER] != task["number"]:
-            with shared.as_directory() as donor:
-                take_over_state(Path(donor), Path(task["directory"]))
 
     def report(metrics: dict[str, float], checkpoint: Path) -> None:
         if share_epochs is None or int(metrics["epoch"]) % share_epochs:
@@ -58,13 +62,17 @@ def run_in_place(
             state.set_metadata({OWNER: task["number"]})
             ray.tune.report(metrics, checkpoint=state)
 
-    TorchTrainer(
-        train_worker,
-        train_loop_config=loop_config(
-            task, num_threads=num_threads, num_workers=0, report=report, cache=cache
-        ),
-        scaling_config=ray.train.ScalingConfig(num_workers=0),
-    ).fit()
+    with on_copies(depot, task):
+        if shared is not None and shared.get_metadata()[OWNER] != task["number"]:
+            with shared.as_directory() as donor:
+                take_over_state(Path(donor), Path(task["directory"]))
+        TorchTrainer(
+            train_worker,
+            train_loop_config=loop_config(
+                task, num_threads=num_threads, num_workers=0, report=report, cache=cache, depot=depot
+            ),
+            scaling_config=ray.train.ScalingConfig(num_workers=0),
+        ).fit()
 
 
 class MemoryKillError(OutOfMemoryError, RayActorError):
@@ -96,6 +104,7 @@ def trainable(
     *,
     storage_path: str,
     cache: Path | None = None,
+    depot: Depot | None = None,
     distributed: bool | None = None,
     share_epochs: int | None = None,
 ) -> Any:
@@ -105,15 +114,20 @@ def trainable(
         storage_path: Where Ray Train may write, on every node.
         cache: Where teachers' embeddings are kept for all trials, on every node. None: each trial's process
             keeps its own.
+        depot: Hands on what trials leave; None where the nodes share the home.
         distributed: Whether a trial has workers of its own. None: when there are several.
         share_epochs: How often trials in place share their state with one another. None: never.
     """
     if not (distributed or resources.workers_per_trial > 1):
         function = ray.tune.with_parameters(
-            run_in_place, num_threads=resources.num_threads, cache=cache, share_epochs=share_epochs
+            run_in_place,
+            num_threads=resources.num_threads,
+            cache=cache,
+            depot=depot,
+            share_epochs=share_epochs,
         )
         return ray.tune.with_resources(function, resources.per_worker())
     coordinated = ray.tune.with_parameters(
-        DistributedTrial, resources=resources, storage_path=storage_path, cache=cache
+        DistributedTrial, resources=resources, storage_path=storage_path, cache=cache, depot=depot
     )
     return ray.tune.with_resources(coordinated, COORDINATOR)

@@ -25,7 +25,10 @@ DASHBOARD = click.option(
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="As for `sweeps run`.")
 @DASHBOARD
 @click.option(
-    "--home", metavar="DIR", help="Where studies live, as the nodes see it. [default: their $SWEEPS_HOME]"
+    "--home",
+    metavar="DIR",
+    help="Where studies live, as the nodes see it: a folder, or s3://BUCKET/PATH. "
+    "[default: their $SWEEPS_HOME]",
 )
 @click.option(
     "--tracking-uri",

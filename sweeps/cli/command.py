@@ -9,7 +9,11 @@ import click
 from distill.cli import guarded
 
 _PLACES = (
-    click.option("--home", metavar="DIR", help="Where studies live. [default: $SWEEPS_HOME, else ./runs]"),
+    click.option(
+        "--home",
+        metavar="DIR",
+        help="Where studies live: a folder, or s3://BUCKET/PATH. [default: $SWEEPS_HOME, else ./runs]",
+    ),
     click.option(
         "--tracking-uri",
         metavar="URI",
@@ -43,7 +47,9 @@ def in_home(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*, home: str | None, tracking_uri: str | None, storage: str | None, **options: Any) -> Any:
         from sweeps.home import Home
 
-        return function(home=Home.at(home, tracking_uri, storage), **options)
+        place = Home.at(home, tracking_uri, storage)
+        place.fetch()
+        return function(home=place, **options)
 
     for option in reversed(_PLACES):
         option(call)

@@ -166,7 +166,7 @@ def gc(name: str, dry_run: bool, home: "Home", as_json: bool) -> None:
 
     found = garbage(home, name)
     if not dry_run:
-        collect(found)
+        collect(found, home)
     entries = [{"path": str(g.path), "reason": g.reason, "bytes": g.num_bytes} for g in found]
     if as_json:
         click.echo(json.dumps({"removed": not dry_run, "found": entries}, indent=2))

@@ -9,12 +9,14 @@ import pytest
 
 from tests.end_to_end.machine import BIN, SPACE, wait_for
 from tests.end_to_end.mlflow_server import LIGHT
+from tests.end_to_end.object_store import ObjectStore, copies_removed
 from tests.end_to_end.postgresql import running_postgresql
 from tests.end_to_end.three_nodes import LAPTOP, SHARED, ThreeNodes, network, why_not
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
 TRACKER = f"http://{LAPTOP}:5000"
+STORE = ObjectStore(address=LAPTOP, port=5001)
 PLAIN = ("--set", "scheduler.name=none", "--set", "promotion.automatic=false")
 
 
@@ -22,8 +24,13 @@ PLAIN = ("--set", "scheduler.name=none", "--set", "promotion.automatic=false")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
     """Three nodes, MLflow's server and PostgreSQL. Checkpoints live in the folder that the nodes share."""
     folder = tmp_path_factory.mktemp("cluster")
-    with network(folder) as cluster, running_postgresql(address=LAPTOP, within=cluster.within) as database:
-        cluster.known.update(SWEEPS_STORAGE=database.url(), **LIGHT)
+    with (
+        network(folder) as cluster,
+        running_postgresql(address=LAPTOP, within=cluster.within) as database,
+        copies_removed(),
+    ):
+        cluster.known.update(SWEEPS_STORAGE=database.url(), **LIGHT, **STORE.environment)
+        cluster.serve(STORE.server)
         cluster.serve(
             [
                 *(str(BIN / "mlflow"), "server", "--host", LAPTOP, "--port", "5000", "--workers", "1"),
@@ -98,6 +105,34 @@ def test_what_is_wrong_with_a_space_ends_the_job_with_its_sentence(cluster: Thre
     assert "the cluster will check what is not here" in done.stderr
     assert "there is no file /shared/teacher.onnx" in done.stdout
     assert done.returncode == 2
+
+
+def test_nodes_that_share_no_disk_meet_in_an_object_store(cluster: ThreeNodes) -> None:
+    subprocess.run(cluster.on_laptop(STORE.make_bucket), check=True)
+    log = cluster.folder / "stored.log"
+    arguments = ("submit", str(SPACE), "--name", "stored", "--home", STORE.home, "--trials", "2", *PLAIN)
+    more = ("--set", "training.epochs=4", "--set", "resources.workers_per_trial=2")
+    with log.open("w") as output:
+        following = subprocess.Popen(
+            cluster.on_laptop([str(BIN / "sweeps"), *arguments, *more, "--address", cluster.dashboard]),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    assert wait_for(lambda: "trial 0 epoch 2/4" in log.read_text(), timeout=200), log.read_text()
+    node = next(node for node in cluster.nodes if node.trains())
+    next(worker for worker in node.processes() if "RayTrainWorker" in " ".join(worker.cmdline())).kill()
+    assert following.wait(timeout=300) == 0, log.read_text()
+    assert "trial 0 is begun again, lost after epoch" in log.read_text()
+    assert not (cluster.shared / "runs" / "studies" / "stored").exists()
+    here = ("--home", STORE.home)
+    told = cluster.sweeps("leaderboard", "stored", "--format", "json", *here, MLFLOW_TRACKING_URI=TRACKER)
+    assert told.returncode == 0, told.stderr
+    assert [trial["state"] for trial in json.loads(told.stdout)["trials"]] == ["complete", "complete"]
+    # Both students have come to the laptop, and no state of a training that is over.
+    trials = STORE.copies / "studies" / "stored" / "trials"
+    assert all((trials / f"{number:04d}" / "best" / "student.json").exists() for number in range(2))
+    assert list(trials.rglob("*.pt")) == []
 
 
 def test_the_loss_of_a_node_costs_no_trial(cluster: ThreeNodes) -> None:

@@ -121,7 +121,7 @@ def shared(tmp_path: Path) -> SharedFile:
 
 def test_a_node_answers_beside_the_file_that_it_sees(shared: SharedFile) -> None:
     assert home("n", shared) is None
-    assert shared.answer("n").read_text() == "content"
+    assert Path(shared.answer("n")).read_text() == "content"
     assert home("n", replace(shared, content="other")) == "holds another file"
     assert home("n", replace(shared, path=f"{shared.path}-none")) == (
         "is not there, or is a folder of the node's own"

@@ -167,6 +167,7 @@ class ThreeNodes:
             *(f"mount -t tmpfs tmpfs {shlex.quote(folder)}" for folder in sorted(here | _installed())),
             "mount -t tmpfs tmpfs /dev/shm",
             f"mount -t tmpfs tmpfs {OWN}",
+            "mount -t tmpfs tmpfs /var/tmp",
             f"cd {OWN}",
             f"exec {ray_start}",
         ]

@@ -3,6 +3,7 @@
 import errno
 import pickle
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +17,19 @@ from distill.errors import DivergenceError, InputError
 from sweeps.failures import TIMEOUT_FILE, Failure, disk_is_full, failure_of
 
 
-def ended(tmp_path: Path, error: BaseException | None, *, timeout_s: float | None = None) -> Failure:
+def ended(
+    tmp_path: Path, error: BaseException | None, *, timeout_s: float | None = None, took_s: float = 1.0
+) -> Failure:
     """What is said of a trial of which Tune has just written why it ended, if it could."""
     text, pickled = tmp_path / "error.txt", tmp_path / "error.pkl"
     text.write_text("Traceback ...\n" + (f"{type(error).__name__}: {error}\n" if error else ""))
     if error is not None:
         pickled.write_bytes(pickle.dumps(error))
-    trial: Any = SimpleNamespace(error_file=str(text), pickled_error_file=str(pickled))
+    trial: Any = SimpleNamespace(
+        error_file=str(text),
+        pickled_error_file=str(pickled),
+        run_metadata=SimpleNamespace(start_time=time.time() - took_s),
+    )
     return failure_of(trial, tmp_path, timeout_s=timeout_s)
 
 
@@ -57,6 +64,22 @@ def test_the_kind_is_told_by_what_ended_it(tmp_path: Path, error: BaseException 
     failure = ended(tmp_path, error)
     assert failure.kind == kind
     assert failure.may_pass == (kind in ("lost", "out of memory"))
+
+
+@pytest.mark.parametrize(
+    ("error", "took_s", "kind"),
+    [
+        (ray.exceptions.ActorDiedError(), 91.0, "timeout"),
+        (ray.exceptions.ActorDiedError(), 89.0, "lost"),
+        (from_a_task(RuntimeError("a bug")), 91.0, "its own"),
+    ],
+)
+def test_one_that_was_lost_on_another_machine_when_its_time_was_over_ran_out_of_it(
+    tmp_path: Path, error: BaseException, took_s: float, kind: str
+) -> None:
+    failure = ended(tmp_path, error, timeout_s=90.0, took_s=took_s)
+    assert failure.kind == kind
+    assert ("resources.timeout_minutes (1.5)" in failure.reason) == (kind == "timeout")
 
 
 def test_the_reason_is_the_last_line(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_what_goes_is_named_with_its_reason_and_size(home: Home) -> None:
 
 
 def test_what_may_go_on_and_what_is_kept_stays(home: Home) -> None:
-    collect(garbage(home, "small"))
+    collect(garbage(home, "small"), home)
     trials = home.study("small").root / "trials"
     left = sorted(str(path.relative_to(trials)) for path in trials.rglob("*") if path.is_file())
     assert left == ["0001/best/student.json", "0002/best/student.json", "0002/last.pt"]

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -131,10 +132,50 @@ def test_a_driver_on_another_machine_is_named_with_it(tmp_path: Path) -> None:
     assert folder.read_driver() is None
 
 
-@pytest.mark.parametrize("root", ["s3://bucket/runs", "gs://bucket", "file:///runs"])
-def test_a_home_that_is_no_folder_is_refused_with_what_to_use(root: str) -> None:
-    with pytest.raises(InputError, match=rf"the home must be a folder, got {root}: .* every node mounts"):
-        Home.at(root)
+TRACKER, DATABASE = "http://tracker:5000", "postgresql+psycopg://me:secret@db/optuna"
+
+
+@pytest.mark.parametrize(
+    "root", ["gs://bucket", "file:///runs", "s3://", "s3://bucket//runs", "s3://bucket?a=b"]
+)
+def test_a_home_that_is_no_folder_and_not_in_s3_is_refused(root: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"must be a folder or s3://BUCKET/PATH, got {root}")):
+        Home.at(root, TRACKER, DATABASE)
+
+
+def test_a_key_in_the_address_of_a_home_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InputError, match="must be a folder or s3://BUCKET/PATH, got ") as refusal:
+        Home.at("s3://key:hidden@bucket/runs", TRACKER, DATABASE)
+    assert "hidden" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("tracker", "database", "sentence"),
+    [
+        (TRACKER, None, "needs a PostgreSQL, .* set SWEEPS_STORAGE, .* got none"),
+        (TRACKER, "sqlite:////runs/optuna.db", "needs a PostgreSQL, .* got sqlite:////runs/optuna.db"),
+        (None, DATABASE, "needs MLflow's server, .* set MLFLOW_TRACKING_URI, .* got none"),
+        ("sqlite:////runs/m.db", DATABASE, "needs MLflow's server, .* got sqlite:////runs/m.db"),
+    ],
+)
+def test_a_home_in_a_store_needs_servers(
+    tracker: str | None, database: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "SWEEPS_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=f"a home in a store {sentence}"):
+        Home.at("s3://bucket/runs", tracker, database)
+
+
+def test_a_home_in_a_store_has_one_folder_on_each_machine() -> None:
+    home = Home.at("s3://bucket/runs/", TRACKER, DATABASE)
+    assert home.address == "s3://bucket/runs"
+    assert home.root == Path(f"/var/tmp/sweeps-{os.getuid()}/bucket/runs")
+    assert home.depot is not None
+    assert home.depot.uri_of(home.study("one").tune) == "s3://bucket/runs/studies/one/tune"
+    assert home.study("one").lock is not None
+    folder = Home.at("/runs", TRACKER, DATABASE)
+    assert (folder.address, folder.depot, folder.study("one").lock) == ("/runs", None, None)
 
 
 def test_optuna_records_in_the_home_unless_told_otherwise(

@@ -228,9 +228,7 @@ def test_the_lines_that_are_read_are_those_that_a_sweep_prints(
 def play(space: SearchSpace, captured: CapturedOutput) -> None:
     """Tells of a sweep of which two trials are done."""
     display = SweepDisplay(space, captured, Console(file=captured.out), mode="plain")
-    display.started(
-        name="mine", num_trials=7, concurrent=1, tracking_uri="sqlite:///m.db", home=Path("/runs")
-    )
+    display.started(name="mine", num_trials=7, concurrent=1, tracking_uri="sqlite:///m.db", home="/runs")
     for number, value in enumerate((0.75, 0.5)):
         display.trial_started(number, space.first_point())
         display.trial_finished(number, "complete", value, 61.0)

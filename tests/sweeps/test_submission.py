@@ -115,7 +115,10 @@ def test_a_job_without_a_home_is_refused_on_the_cluster() -> None:
     ("wrong", "sentence"),
     [
         ({"study": "../mine"}, "a study's name must be"),
-        ({"home": "runs"}, "--home must be absolute, as the cluster's nodes see it, got 'runs'"),
+        (
+            {"home": "runs"},
+            "--home must be absolute, as the cluster's nodes see it, or s3://BUCKET/PATH, got 'runs'",
+        ),
         ({"tracking_uri": "https://me:secret@tracker"}, "--tracking-uri must hold no password"),
     ],
 )

@@ -36,7 +36,7 @@ def play(display: SweepDisplay, space: SearchSpace, *, num_trials: int = 2) -> N
         num_trials=num_trials,
         concurrent=2,
         tracking_uri="sqlite:///m.db",
-        home=Path("/runs"),
+        home="/runs",
     )
     for number in range(num_trials):
         display.trial_started(number, space.first_point())
@@ -188,7 +188,7 @@ def test_a_terminal_gets_its_cursor_back_after_an_error(space: SearchSpace) -> N
     with captured_output() as captured:
         console = Console(file=terminal.stream, force_terminal=True, color_system=None)
         display = SweepDisplay(space, captured, console, mode="live")
-        display.started(name="s", num_trials=2, concurrent=1, tracking_uri="", home=Path("/runs"))
+        display.started(name="s", num_trials=2, concurrent=1, tracking_uri="", home="/runs")
         display.close()
     hide, show = "\x1b[?25l", "\x1b[?25h"
     written = terminal.close()
