@@ -10,7 +10,7 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -108,8 +108,11 @@ class Home:
 
         return Depot(self.store, self.root)
 
-    def fetch(self) -> None:
-        """Takes over what other machines left of its studies, but for the states of trainings.
+    def fetch(self, names: Collection[str]) -> None:
+        """Takes over what other machines left: which studies there are, and the students of some.
+
+        Args:
+            names: The studies whose students are needed.
 
         Raises:
             RefusedError: If its store cannot be read.
@@ -119,8 +122,11 @@ class Home:
         from sweeps.depot import students
 
         for folder in depot.folders(self.root / "studies"):
-            is_study = folder.parent == self.root / "studies"
-            depot.pull(folder, StudyFolder.is_space if is_study else students)
+            name, *below = folder.relative_to(self.root / "studies").parts
+            if not below:
+                depot.pull(folder, StudyFolder.is_space)
+            elif name in names:
+                depot.pull(folder, students)
 
     @property
     def artifacts(self) -> Path:

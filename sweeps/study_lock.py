@@ -47,6 +47,8 @@ class StudyLock:
             row = connection.execute(holder, {"key": self._key}).first()
         if row is None:
             return None
+        if row[0] is None:  # PostgreSQL shows connections to their own user
+            return Driver(host="a machine of another user of the database", pid=0, since="a time unknown")
         _, pid, host = row[0].split(" ", 2)
         return Driver(host=host, pid=int(pid), since=f"{row[1]:%Y-%m-%d %H:%M:%S}")
 
@@ -57,7 +59,8 @@ class StudyLock:
             self.url,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
-            connect_args={"application_name": called, "connect_timeout": 10},
+            # It is idle for as long as a sweep lasts, and what lies between forgets idle connections.
+            connect_args={"application_name": called, "connect_timeout": 10, "keepalives_idle": 60},
         )
         with engine.connect() as connection:
             yield connection

@@ -48,7 +48,8 @@ def in_home(function: Callable[..., Any]) -> Callable[..., Any]:
         from sweeps.home import Home
 
         place = Home.at(home, tracking_uri, storage)
-        place.fetch()
+        named = [options.get("name"), options.get("taught_by"), *options.get("names", ())]
+        place.fetch([name.partition(":")[0] for name in named if name])  # STUDY, or STUDY:TRIAL
         return function(home=place, **options)
 
     for option in reversed(_PLACES):

@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distill.errors import InputError, RefusedError
+from sweeps.depot import Depot
 from sweeps.home import Home, StudyFolder
 
 DRIVE = """
@@ -130,6 +132,28 @@ def test_a_driver_on_another_machine_is_named_with_it(tmp_path: Path) -> None:
             pass
         other.communicate()
     assert folder.read_driver() is None
+
+
+def test_of_a_home_in_a_store_its_studies_are_fetched_and_the_students_of_those_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Depot(f"file://{tmp_path / 'store'}", tmp_path / "there")
+    for study in ("one", "two"):
+        trial = left.root / "studies" / study / "trials" / "0000"
+        (trial / "best").mkdir(parents=True)
+        for path in (trial / "last.pt", trial / "best" / "student.json", trial.parents[1] / "space.yaml"):
+            path.touch()
+        left.push(trial)
+        left.push(trial.parents[1], StudyFolder.is_space)
+    home = replace(Home.at("s3://bucket/runs", TRACKER, DATABASE), root=tmp_path / "here")
+    monkeypatch.setattr(Home, "depot", property(lambda self: Depot(left.uri, self.root)))
+    home.fetch(["two"])
+    found = (path.relative_to(home.root) for path in home.root.rglob("*") if path.is_file())
+    assert sorted(str(path) for path in found if not path.name.startswith(".")) == [
+        "studies/one/space.yaml",
+        "studies/two/space.yaml",
+        "studies/two/trials/0000/best/student.json",
+    ]
 
 
 TRACKER, DATABASE = "http://tracker:5000", "postgresql+psycopg://me:secret@db/optuna"
