@@ -30,6 +30,8 @@ LOCK_TIMEOUT_S = 0.5
 """How long a driver waits for the lock: who only looks whether it is held has it for an instant."""
 STORE = "s3://"
 """How the address of a home begins that is no folder."""
+COPIES = Path(f"/var/tmp/sweeps-{os.getuid()}")
+"""Where a machine works on homes that are in a store."""
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -78,7 +80,8 @@ class Home:
 
     @classmethod
     def _in_store(cls, address: str, tracking_uri: str | None, storage: str | None) -> "Home":
-        if not re.fullmatch(rf"{STORE}[^/?#@]+(/[^/?#]+)*/?", address):
+        is_one = re.fullmatch(rf"{STORE}[^/?#@]+(/[^/?#]+)*/?", address)
+        if not is_one or ".." in address.split("/"):
             raise InputError(f"the home must be a folder or {STORE}BUCKET/PATH, got {masked(address)}")
         if storage is None or not storage.startswith("postgresql"):
             raise InputError(
@@ -91,7 +94,7 @@ class Home:
                 f"or leave {address} for a folder; got {masked(tracking_uri or 'none')}"
             )
         store = address.rstrip("/")
-        path = Path(f"/var/tmp/sweeps-{os.getuid()}") / store.removeprefix(STORE)
+        path = COPIES / store.removeprefix(STORE)
         return cls(root=path, tracking_uri=tracking_uri, optuna_url=storage, store=store)
 
     @property
@@ -115,10 +118,13 @@ class Home:
             names: The studies whose students are needed.
 
         Raises:
-            RefusedError: If its store cannot be read.
+            RefusedError: If its store cannot be read, or somebody else has taken the place of its copies.
         """
         if (depot := self.depot) is None:
             return
+        COPIES.mkdir(mode=0o700, exist_ok=True)
+        if COPIES.is_symlink() or COPIES.stat().st_uid != os.getuid():
+            raise RefusedError(f"{COPIES}, where this machine works on {self.store}, is another user's")
         from sweeps.depot import students
 
         for folder in depot.folders(self.root / "studies"):

@@ -55,6 +55,10 @@ class ObjectStore:
         make = "import boto3, sys; boto3.client('s3').create_bucket(Bucket=sys.argv[1])"
         return [sys.executable, "-c", make, BUCKET]
 
+    def answers(self) -> bool:
+        """Whether it has its bucket, which is made where it answers."""
+        return subprocess.run(self.make_bucket, capture_output=True, env=self.environment).returncode == 0
+
     @property
     def copies(self) -> Path:
         """What a machine has of the home."""
@@ -68,8 +72,7 @@ def running_store() -> Iterator[ObjectStore]:
     server = subprocess.Popen(store.server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with copies_removed():
         try:
-            made = lambda: subprocess.run(store.make_bucket, capture_output=True, env=store.environment)  # noqa: E731
-            assert wait_for(lambda: made().returncode == 0, timeout=60), made().stderr
+            assert wait_for(store.answers, timeout=60)
             yield store
         finally:
             server.kill()

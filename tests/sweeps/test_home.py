@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distill.errors import InputError, RefusedError
+from sweeps import home as homes
 from sweeps.depot import Depot
 from sweeps.home import Home, StudyFolder
 
@@ -145,7 +145,8 @@ def test_of_a_home_in_a_store_its_studies_are_fetched_and_the_students_of_those_
             path.touch()
         left.push(trial)
         left.push(trial.parents[1], StudyFolder.is_space)
-    home = replace(Home.at("s3://bucket/runs", TRACKER, DATABASE), root=tmp_path / "here")
+    monkeypatch.setattr(homes, "COPIES", tmp_path / "here")
+    home = Home.at("s3://bucket/runs", TRACKER, DATABASE)
     monkeypatch.setattr(Home, "depot", property(lambda self: Depot(left.uri, self.root)))
     home.fetch(["two"])
     found = (path.relative_to(home.root) for path in home.root.rglob("*") if path.is_file())
@@ -156,11 +157,21 @@ def test_of_a_home_in_a_store_its_studies_are_fetched_and_the_students_of_those_
     ]
 
 
+def test_a_place_for_copies_that_is_another_users_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setattr(homes, "COPIES", tmp_path / "link")
+    with pytest.raises(RefusedError, match=r"link, where this machine works on s3://.* is another user's"):
+        Home.at("s3://bucket/runs", TRACKER, DATABASE).fetch([])
+
+
 TRACKER, DATABASE = "http://tracker:5000", "postgresql+psycopg://me:secret@db/optuna"
 
 
 @pytest.mark.parametrize(
-    "root", ["gs://bucket", "file:///runs", "s3://", "s3://bucket//runs", "s3://bucket?a=b"]
+    "root", ["gs://bucket", "file:///runs", "s3://", "s3://bucket//runs", "s3://b/../runs", "s3://bucket?a=b"]
 )
 def test_a_home_that_is_no_folder_and_not_in_s3_is_refused(root: str) -> None:
     with pytest.raises(InputError, match=re.escape(f"must be a folder or s3://BUCKET/PATH, got {root}")):
