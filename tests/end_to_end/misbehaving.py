@@ -44,7 +44,7 @@ def stand_in(
     resources: ResourcesSettings, *, storage_path: str, cache: Path | None = None, **others: Any
 ) -> Any:
     """What the sweep runs for each trial."""
-    function = ray.tune.with_parameters(misbehave, num_threads=resources.num_threads, cache=cache)
+    function = ray.tune.with_parameters(misbehave, num_threads=resources.num_threads, cache=cache, depot=None)
     return ray.tune.with_resources(function, resources.per_worker())
 
 

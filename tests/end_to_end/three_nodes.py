@@ -6,6 +6,7 @@ share a folder, mounted at `SHARED`, and the network, on which the laptop has th
 ends with the processes that hold it.
 """
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -63,7 +64,15 @@ class Node:
 
     def trains(self) -> bool:
         """Whether a worker of a trial runs on it."""
-        return any("RayTrainWorker" in " ".join(process.cmdline()) for process in self.processes())
+        return self.worker() is not None
+
+    def worker(self) -> psutil.Process | None:
+        """A worker of a trial that runs on it."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    return process
+        return None
 
     def lose(self) -> None:
         """Kills its raylet, with which every process of it goes."""
