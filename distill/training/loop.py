@@ -79,7 +79,7 @@ def train(
     directory.mkdir(parents=True, exist_ok=True)
     parts = frozen_parts(config.faces, config.teacher, process.device)
     trainer = Trainer(config, parts, process, cache=cache)
-    state = process.leader_first(lambda: _state_left(directory, continue_from))
+    state = process.leader_first(lambda: _state_left(directory, continue_from, process))
     best = trainer.restore(state) if state else {}
     history: list[dict[str, float]] = state.get("history", []) if state else []
     if process.leads and told_epochs is not None:
@@ -341,14 +341,14 @@ class _Means:
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
 
 
-def _state_left(directory: Path, continue_from: Path | None) -> dict[str, Any] | None:
+def _state_left(directory: Path, continue_from: Path | None, process: Process) -> dict[str, Any] | None:
     """What there is to continue from; damages are noted in `directory`."""
     clear_rests(directory)
     tell = functools.partial(add_note, directory)
     state = load_state(directory, tell=tell)
     if state is None and continue_from is not None:
         state = load_state(continue_from, tell=tell)
-        if state is not None:
+        if state is not None and process.leads:
             copy_student(continue_from / BEST, directory / BEST)
     return state
 
