@@ -3,6 +3,8 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,25 +109,52 @@ def test_what_is_wrong_with_a_space_ends_the_job_with_its_sentence(cluster: Thre
     assert done.returncode == 2
 
 
-def test_nodes_that_share_no_disk_meet_in_an_object_store(cluster: ThreeNodes) -> None:
-    subprocess.run(cluster.on_laptop(STORE.make_bucket), check=True)
-    log = cluster.folder / "stored.log"
-    arguments = ("submit", str(SPACE), "--name", "stored", "--home", STORE.home, "--trials", "2", *PLAIN)
-    more = ("--set", "training.epochs=4", "--set", "resources.workers_per_trial=2")
+@contextmanager
+def in_its_second_epoch(
+    cluster: ThreeNodes, study: str, *options: str, epochs: int
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A sweep of two trials that is followed from the laptop, once its first trial has come so far; and its log.
+
+    Two workers a trial, and a CPU on each node: a trial spans two of them.
+    """
+    log = cluster.folder / f"{study}.log"
+    length = ("--trials", "2", "--set", f"training.epochs={epochs}", "--set", "resources.workers_per_trial=2")
+    submit = (
+        "submit",
+        str(SPACE),
+        "--name",
+        study,
+        "--address",
+        cluster.dashboard,
+        *length,
+        *PLAIN,
+        *options,
+    )
     with log.open("w") as output:
         following = subprocess.Popen(
-            cluster.on_laptop([str(BIN / "sweeps"), *arguments, *more, "--address", cluster.dashboard]),
+            cluster.on_laptop([str(BIN / "sweeps"), *submit]),
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
-    assert wait_for(lambda: "trial 0 epoch 2/4" in log.read_text(), timeout=200), log.read_text()
-    worker = next(worker for node in cluster.nodes if (worker := node.worker()) is not None)
-    worker.kill()
-    assert following.wait(timeout=300) == 0, log.read_text()
+    try:
+        reached = f"trial 0 epoch 2/{epochs}"
+        assert wait_for(lambda: reached in log.read_text(), timeout=200), log.read_text()
+        yield following, log
+    finally:
+        following.kill()
+        following.wait()
+
+
+def test_nodes_that_share_no_disk_meet_in_an_object_store(cluster: ThreeNodes) -> None:
+    subprocess.run(cluster.on_laptop(STORE.make_bucket), check=True)
+    here = ("--home", STORE.home)
+    with in_its_second_epoch(cluster, "stored", *here, epochs=4) as (following, log):
+        worker = next(worker for node in cluster.nodes if (worker := node.worker()) is not None)
+        worker.kill()
+        assert following.wait(timeout=300) == 0, log.read_text()
     assert "trial 0 is begun again, lost after epoch" in log.read_text()
     assert not (cluster.shared / "runs" / "studies" / "stored").exists()
-    here = ("--home", STORE.home)
     told = cluster.sweeps("leaderboard", "stored", "--format", "json", *here, MLFLOW_TRACKING_URI=TRACKER)
     assert told.returncode == 0, told.stderr
     assert [trial["state"] for trial in json.loads(told.stdout)["trials"]] == ["complete", "complete"]
@@ -136,20 +165,9 @@ def test_nodes_that_share_no_disk_meet_in_an_object_store(cluster: ThreeNodes) -
 
 
 def test_the_loss_of_a_node_costs_no_trial(cluster: ThreeNodes) -> None:
-    log = cluster.folder / "followed.log"
-    arguments = ("submit", str(SPACE), "--name", "lost", "--trials", "2", *PLAIN)
-    # Two workers a trial, and a CPU on each node: a trial spans two of them.
-    more = ("--set", "training.epochs=6", "--set", "resources.workers_per_trial=2")
-    with log.open("w") as output:
-        following = subprocess.Popen(
-            cluster.on_laptop([str(BIN / "sweeps"), *arguments, *more, "--address", cluster.dashboard]),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
-    assert wait_for(lambda: "trial 0 epoch 2/6" in log.read_text(), timeout=200), log.read_text()
-    victim = next(node for node in cluster.nodes if node.name != "head" and node.trains())
-    victim.lose()
-    assert following.wait(timeout=300) == 0, log.read_text()
+    with in_its_second_epoch(cluster, "lost", epochs=6) as (following, log):
+        victim = next(node for node in cluster.nodes if node.name != "head" and node.trains())
+        victim.lose()
+        assert following.wait(timeout=300) == 0, log.read_text()
     assert [trial["state"] for trial in leaderboard(cluster, "lost")] == ["complete", "complete"]
     assert standing(cluster, "lost")["trials"] == "2/2"
