@@ -41,7 +41,7 @@ def garbage(home: Home, name: str) -> list[Garbage]:
     folder = home.study(name)
     if (pid := folder.read_driver_pid()) is not None:
         raise RefusedError(f"study {name} is being driven by process {pid}: wait for its end, or stop it")
-    if (depot := home.depot) is not None:  # what nothing needs is seen once it is here
+    if (depot := folder.depot) is not None:  # what nothing needs is seen once it is here
         for left in depot.folders(folder.trials):
             depot.pull(left)
     ranked = rank(trial_rows(study, space), space.objectives, space.constraints)

@@ -166,7 +166,7 @@ class Home:
             from sweeps.study_lock import StudyLock
 
             lock = StudyLock(url=self.optuna_url, study=f"{self.store}/{name}")
-        return StudyFolder(root=self.root / "studies" / name, lock=lock)
+        return StudyFolder(root=self.root / "studies" / name, lock=lock, depot=self.depot)
 
     def ensure(self) -> None:
         """Makes the folder and what belongs in it."""
@@ -227,10 +227,12 @@ class StudyFolder:
 
     Attributes:
         lock: Holds on all machines, where they do not share the folder.
+        depot: Hands it on from one to another then.
     """
 
     root: Path
     lock: "StudyLock | None" = None
+    depot: "Depot | None" = None
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from distill.checkpoint import read_notes
 from distill.config import TrialConfig
 from distill.faces import AnyFacesSettings
 from sweeps.budget import Budget
-from sweeps.depot import Depot, students
+from sweeps.depot import students
 from sweeps.distributed import free_workers
 from sweeps.failures import Failure, failure_of
 from sweeps.home import StudyFolder
@@ -80,16 +80,14 @@ class Ledger(Callback):
         tracker: Tracker,
         display: SweepDisplay,
         budget: Budget,
-        depot: Depot | None = None,
     ):
-        self._depot = depot
         self._study = study
         self._space = space
         self._folder = folder
         self._tracker = tracker
         self._display = display
         self._budget = budget
-        self._shelf = Shelf(space, folder, trial_rows(study, space), depot=depot)
+        self._shelf = Shelf(space, folder, trial_rows(study, space))
         self._datasets: dict[str, list[DatasetRecord]] = {}
         self._open: dict[str, _Open] = {}
         self._again: deque[_Open] = deque()
@@ -314,8 +312,8 @@ class Ledger(Callback):
                 self._study.tell(trial, state=TrialState.FAIL)
             case _:
                 self._study.tell(trial, state=TrialState.PRUNED)
-        if self._depot is not None:
-            self._depot.pull(Path(opened.task["directory"]), students)
+        if self._folder.depot is not None:
+            self._folder.depot.pull(Path(opened.task["directory"]), students)
         if notes := read_notes(Path(opened.task["directory"])):
             self._tracker.tag_trial(trial.number, note="\n\n".join(notes))
             for note in notes:

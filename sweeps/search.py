@@ -12,7 +12,6 @@ from distill.config import TrialConfig
 from distill.evaluation import LATENCY, latency_of, static_efficiency_of
 from sweeps.agenda import Agenda
 from sweeps.budget import Budget
-from sweeps.depot import Depot
 from sweeps.home import StudyFolder
 from sweeps.ledger import Ledger
 from sweeps.space import SearchSpace
@@ -36,16 +35,13 @@ class StudySearcher(Searcher):
         ledger: Ledger,
         budget: Budget,
         room: Callable[[], float],
-        depot: Depot | None = None,
     ):
         """Searches `study`.
 
         Args:
-            depot: Where trials leave their states; None where that is in the folder.
             room: How many trials may run at once, asked each time.
         """
         super().__init__()
-        self._depot = depot
         self._study = study
         self._space = space
         self._folder = folder
@@ -104,9 +100,9 @@ class StudySearcher(Searcher):
         return number
 
     def _has_state(self, directory: Path) -> bool:
-        if self._depot is None:
+        if self._folder.depot is None:
             return has_state(directory)
-        return not self._depot.names(directory).isdisjoint((LAST, PREVIOUS))
+        return not self._folder.depot.names(directory).isdisjoint((LAST, PREVIOUS))
 
     def _told_epochs(self, continued: int | None) -> int:
         """How many epochs of the trial that is gone on with need not be told again, to its new record.

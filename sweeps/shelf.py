@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from distill.checkpoint import BEST
-from sweeps.depot import Depot, students
+from sweeps.depot import students
 from sweeps.home import StudyFolder
 from sweeps.leaderboard import TrialRow, rank
 from sweeps.space import SearchSpace
@@ -14,15 +14,8 @@ from sweeps.space import SearchSpace
 class Shelf:
     """Keeps the students of the best trials, and takes the others away as better ones come."""
 
-    def __init__(
-        self, space: SearchSpace, folder: StudyFolder, rows: Iterable[TrialRow], *, depot: Depot | None = None
-    ):
-        """Begins with what former drivers kept.
-
-        Args:
-            depot: Where students are kept too; None where they lie in the folder alone.
-        """
-        self._depot = depot
+    def __init__(self, space: SearchSpace, folder: StudyFolder, rows: Iterable[TrialRow]):
+        """Begins with what former drivers kept."""
         self._space = space
         self._folder = folder
         self._kept = [row for row in rows if self.student(row.number).is_dir()]
@@ -37,8 +30,8 @@ class Shelf:
         if self._space.scheduler.name != "pbt":
             for state in self._folder.trial(row.number).glob("*.pt*"):
                 state.unlink()
-            if self._depot is not None:
-                self._depot.drop(self._folder.trial(row.number), lambda name: not students(name))
+            if self._folder.depot is not None:
+                self._folder.depot.drop(self._folder.trial(row.number), lambda name: not students(name))
         if not self.student(row.number).is_dir():
             return
         if row.state not in ("complete", "pruned"):
@@ -52,5 +45,5 @@ class Shelf:
 
     def _take_away(self, number: int) -> None:
         shutil.rmtree(self.student(number))
-        if self._depot is not None:
-            self._depot.drop(self._folder.trial(number))
+        if self._folder.depot is not None:
+            self._folder.depot.drop_path(self.student(number))

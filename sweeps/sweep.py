@@ -183,13 +183,7 @@ class _Sweep:
         self._budget = Budget(study, space)
         self._tracker = Tracker(home, study=folder.name, on_run=lambda *run: self._ledger.note_run(*run))
         self._ledger = Ledger(
-            study,
-            space,
-            folder=folder,
-            tracker=self._tracker,
-            display=display,
-            budget=self._budget,
-            depot=home.depot,
+            study, space, folder=folder, tracker=self._tracker, display=display, budget=self._budget
         )
 
     def run(self, began: float, *, resume: bool, interrupts: "_Interrupts") -> SweepResult:
@@ -269,7 +263,7 @@ class _Sweep:
         )
 
     def _fit(self, concurrent: int) -> None:
-        depot, notes = self._home.depot, self._folder.tune
+        depot, notes = self._folder.depot, self._folder.tune
         storage = str(notes) if depot is None else depot.uri_of(notes)
         is_population = self._space.scheduler.name == "pbt"
         ray.tune.Tuner(
@@ -287,7 +281,6 @@ class _Sweep:
                     folder=self._folder,
                     ledger=self._ledger,
                     budget=self._budget,
-                    depot=depot,
                     # All of a population are begun, and take turns where there is not room for all.
                     room=(lambda: math.inf)
                     if is_population
@@ -410,8 +403,8 @@ def _open_study(
         fail_orphans(study, retry=True)
         return study
     folder.space.write_text(space.to_yaml())
-    if (depot := home.depot) is not None:
-        depot.push(folder.root, folder.is_space)
+    if folder.depot is not None:
+        folder.depot.push(folder.root, folder.is_space)
     study = create_study(home, folder.name, space)
     if space.search.warm_start is not None:
         num_fitting, num_completed = warm_start(study, space, home=home)

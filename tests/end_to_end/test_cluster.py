@@ -113,7 +113,7 @@ def test_what_is_wrong_with_a_space_ends_the_job_with_its_sentence(cluster: Thre
 def in_its_second_epoch(
     cluster: ThreeNodes, study: str, *options: str, epochs: int
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A sweep of two trials that is followed from the laptop, once its first trial has come so far; and its log.
+    """A sweep of two trials that is followed from the laptop, and its log, once the first has come so far.
 
     Two workers a trial, and a CPU on each node: a trial spans two of them.
     """

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from distill.checkpoint import BEST, LAST
+from sweeps.depot import Depot
 from sweeps.home import StudyFolder
 from sweeps.leaderboard import State, TrialRow
 from sweeps.shelf import Shelf
@@ -86,3 +87,36 @@ def test_what_is_kept_is_the_spaces_to_say(space: SearchSpace, folder: StudyFold
     for number in range(3):
         shelf.put(ended(folder, number, 0.5 + number / 10))
     assert students(folder) == [2]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> StudyFolder:
+    """Of a home in a store."""
+    depot = Depot(f"file://{tmp_path / 'store'}", tmp_path / "home")
+    return StudyFolder(root=tmp_path / "home" / "studies" / "small", depot=depot)
+
+
+def handed_on(folder: StudyFolder, number: int, value: float) -> TrialRow:
+    """A trial that left a student and its state in the store too."""
+    row = ended(folder, number, value)
+    (folder.trial(number) / BEST / "student.json").touch()
+    assert folder.depot is not None
+    folder.depot.push(folder.trial(number))
+    return row
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "states"), [("none", set[str]()), ("pbt", {LAST})], ids=["none", "population"]
+)
+def test_a_store_keeps_what_the_folder_does(
+    space: SearchSpace, stored: StudyFolder, scheduler: str, states: set[str]
+) -> None:
+    space = space.model_copy(update={"scheduler": SchedulerSettings.model_validate({"name": scheduler})})
+    shelf = Shelf(space, stored, [])
+    for number, value in enumerate([0.5, 0.7, 0.6]):
+        shelf.put(handed_on(stored, number, value))
+    assert stored.depot is not None
+    left = [stored.depot.names(stored.trial(number)) for number in range(3)]
+    student = f"{BEST}/student.json"
+    assert left == [states, states | {student}, states | {student}]
+    assert students(stored) == [1, 2]
