@@ -1,6 +1,5 @@
 """Trials over several Ray Train workers: the same training, and nothing left of those that were stopped."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sweeps import cluster
 from sweeps.space import ResourcesSettings
 from sweeps.task import TrialTask
 from sweeps.trial import trainable
+from tests.end_to_end.machine import wait_for
 
 # isort: split
 import ray
@@ -114,10 +114,7 @@ def test_early_stopping_leaves_no_placement_group_no_actor_and_no_cpu_taken(tmp_
         # missing while there are none.
         return _left_behind(), before - ray.available_resources().get("CPU", 0)
 
-    deadline = time.monotonic() + 30
-    while (left := kept()) != ([], 0) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert left == ([], 0)
+    assert wait_for(lambda: kept() == ([], 0), timeout=30), kept()
 
 
 def test_a_trial_that_diverges_fails_with_its_own_reason(tmp_path: Path) -> None:
