@@ -13,7 +13,7 @@ from tests.end_to_end.machine import BIN, SPACE, wait_for
 from tests.end_to_end.mlflow_server import LIGHT
 from tests.end_to_end.object_store import ObjectStore, copies_removed
 from tests.end_to_end.postgresql import running_postgresql
-from tests.end_to_end.three_nodes import LAPTOP, SHARED, ThreeNodes, network, why_not
+from tests.end_to_end.three_nodes import LAPTOP, SHARED, ThreeNodes, a_worker, network, why_not
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
@@ -115,7 +115,8 @@ def in_its_second_epoch(
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A sweep of two trials that is followed from the laptop, and its log, once the first has come so far.
 
-    Two workers a trial, and a CPU on each node: a trial spans two of them.
+    Two workers a trial, and a CPU on each node: a trial spans two of them. Lines come here up to a second
+    after they are written, and an epoch takes a third of one: `epochs` leave time for what the block does.
     """
     log = cluster.folder / f"{study}.log"
     length = ("--trials", "2", "--set", f"training.epochs={epochs}", "--set", "resources.workers_per_trial=2")
@@ -149,8 +150,8 @@ def in_its_second_epoch(
 def test_nodes_that_share_no_disk_meet_in_an_object_store(cluster: ThreeNodes) -> None:
     subprocess.run(cluster.on_laptop(STORE.make_bucket), check=True)
     here = ("--home", STORE.home)
-    with in_its_second_epoch(cluster, "stored", *here, epochs=4) as (following, log):
-        worker = next(worker for node in cluster.nodes if (worker := node.worker()) is not None)
+    with in_its_second_epoch(cluster, "stored", *here, epochs=16) as (following, log):
+        _, worker = a_worker(*cluster.nodes)
         worker.kill()
         assert following.wait(timeout=300) == 0, log.read_text()
     assert "trial 0 is begun again, lost after epoch" in log.read_text()
@@ -165,9 +166,11 @@ def test_nodes_that_share_no_disk_meet_in_an_object_store(cluster: ThreeNodes) -
 
 
 def test_the_loss_of_a_node_costs_no_trial(cluster: ThreeNodes) -> None:
-    with in_its_second_epoch(cluster, "lost", epochs=6) as (following, log):
-        victim = next(node for node in cluster.nodes if node.name != "head" and node.trains())
+    with in_its_second_epoch(cluster, "lost", epochs=16) as (following, log):
+        _, *others = cluster.nodes  # without the head, where the sweep's driver is
+        victim, _ = a_worker(*others)
         victim.lose()
         assert following.wait(timeout=300) == 0, log.read_text()
+    assert "trial 0 is begun again, lost after epoch" in log.read_text()
     assert [trial["state"] for trial in leaderboard(cluster, "lost")] == ["complete", "complete"]
     assert standing(cluster, "lost")["trials"] == "2/2"

@@ -62,10 +62,6 @@ class Node:
     process: subprocess.Popen[str]
     log: Path
 
-    def trains(self) -> bool:
-        """Whether a worker of a trial runs on it."""
-        return self.worker() is not None
-
     def worker(self) -> psutil.Process | None:
         """A worker of a trial that runs on it."""
         for process in self.processes():
@@ -218,6 +214,21 @@ class ThreeNodes:
     def set_up(self, *arguments: str) -> None:
         """Runs `ip` on the laptop."""
         subprocess.run([*self.within, "ip", *arguments], check=True)
+
+
+def a_worker(*nodes: Node) -> tuple[Node, psutil.Process]:
+    """A node that trains, and a trial's worker on it.
+
+    It is waited for: one look may fall between two trials, or miss a process that is just being renamed.
+    """
+    found: list[tuple[Node, psutil.Process]] = []
+
+    def seen() -> bool:
+        found.extend((node, worker) for node in nodes if (worker := node.worker()) is not None)
+        return bool(found)
+
+    assert wait_for(seen, timeout=60), "no trial's worker runs on any of these nodes"
+    return found[0]
 
 
 _COUNT_NODES = """
