@@ -99,7 +99,6 @@ def test_two_workers_agree_with_one(tmp_path: Path) -> None:
 
 
 def test_early_stopping_leaves_no_placement_group_no_actor_and_no_cpu_taken(tmp_path: Path) -> None:
-    before = ray.available_resources()["CPU"]
     scheduler = AsyncHyperBandScheduler(
         time_attr="epoch", metric="train/loss", mode="min", grace_period=1, reduction_factor=2, max_t=3
     )
@@ -112,7 +111,7 @@ def test_early_stopping_leaves_no_placement_group_no_actor_and_no_cpu_taken(tmp_
     def kept() -> tuple[list[str], float]:
         # A raylet tells of the CPUs that are free a moment after a placement group is removed, and the key is
         # missing while there are none.
-        return _left_behind(), before - ray.available_resources().get("CPU", 0)
+        return _left_behind(), ray.cluster_resources()["CPU"] - ray.available_resources().get("CPU", 0)
 
     assert wait_for(lambda: kept() == ([], 0), timeout=30), kept()
 

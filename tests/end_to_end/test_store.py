@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from distill.errors import RefusedError
 from sweeps.depot import Depot
 from sweeps.home import StudyFolder
 from sweeps.study_lock import StudyLock
-from tests.end_to_end.machine import BIN, MARK, SPACE, Machine
+from tests.end_to_end.machine import BIN, MARK, SPACE, Machine, wait_for
 from tests.end_to_end.mlflow_server import MlflowServer
 from tests.end_to_end.object_store import ObjectStore, running_store
 from tests.end_to_end.postgresql import Postgresql, running_postgresql
@@ -27,7 +26,10 @@ from tests.end_to_end.postgresql import Postgresql, running_postgresql
 pytestmark = pytest.mark.slow
 
 SPEED = "train/faces_per_second"
-PLAIN = ("--trials", "2", "--set", "scheduler.name=none", "--set", "promotion.automatic=false")
+EPOCHS = 8
+"""More than are trained between the line that tells of the second one and the kill that it calls for."""
+CHANGED = ("scheduler.name=none", "promotion.automatic=false", f"training.epochs={EPOCHS}")
+PLAIN = ("--trials", "2", *(word for setting in CHANGED for word in ("--set", setting)))
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +99,11 @@ def test_a_sweep_goes_on_where_nothing_of_its_machine_is_left(
     said = []
     for line in process.stdout:
         said.append(line)
-        if line.startswith("trial 1 epoch 2/3"):
+        if line.startswith(f"trial 1 epoch 2/{EPOCHS}"):
             break
     process.kill()
     process.communicate()
-    assert said[-1].startswith("trial 1 epoch 2/3"), "".join(said)
+    assert said[-1].startswith(f"trial 1 epoch 2/{EPOCHS}"), "".join(said)
     assert world.machine.wait_until_quiet(60) == []
     state = load_state(world.store.copies / "studies" / "small" / "trials" / "0001", tell=print)
     assert state is not None
@@ -119,7 +121,7 @@ def test_a_sweep_goes_on_where_nothing_of_its_machine_is_left(
     client = MlflowClient(tracking_uri=world.tracker.uri)
     run = next(trial["run_id"] for trial in board["trials"] if trial["trial"] == 2)
     speed = client.get_metric_history(run, SPEED)
-    assert [entry.step for entry in speed] == [1, 2, 3]
+    assert [entry.step for entry in speed] == list(range(1, EPOCHS + 1))
     assert [entry.value for entry in speed][:2] == [epoch[SPEED] for epoch in state["history"]][:2]
 
     depot = world.depot(monkeypatch)
@@ -171,7 +173,6 @@ def test_a_study_in_a_store_has_one_driver_on_all_machines(database: Postgresql,
             pass
         with other.driven():
             assert other.read_driver_pid() == os.getpid()
-    time.sleep(0.5)  # until PostgreSQL has seen that it is gone
-    assert here.read_driver() is None
+    assert wait_for(lambda: here.read_driver() is None, timeout=30), "PostgreSQL has not seen that it is gone"
     with here.driven():
         assert here.read_driver_pid() == os.getpid()
