@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo       set up, then search for a student on the embedded world (about 6 minutes)"
+	@echo "make demo       set up, then search for a student on the embedded world (about 4 minutes)"
 	@echo "make test       set up, then run every test"
 	@echo "make check      set up, then ruff, pyright and import-linter"
 	@echo "make bench      set up, then measure every layer and print the table (18 minutes on 2 quiet cores)"
