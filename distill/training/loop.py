@@ -59,7 +59,8 @@ def train(
     Args:
         config: What to train, on what, and how.
         report: Called once an epoch with every metric, `epoch` (counted from 1) among them.
-        directory: Where the trial's state and its best student are kept.
+        directory: Where the trial's state and its best student are kept. Of several processes, the one that
+            leads reads and writes it.
         continue_from: Another trial's directory whose state is taken over when this one has none yet, and
             its best student with it.
         told_epochs: How many epochs were heard of. Those beyond that the state has are reported first: who
@@ -79,7 +80,8 @@ def train(
     directory.mkdir(parents=True, exist_ok=True)
     parts = frozen_parts(config.faces, config.teacher, process.device)
     trainer = Trainer(config, parts, process, cache=cache)
-    state = process.leader_first(lambda: _state_left(directory, continue_from, process))
+    # The others' disks may know of another epoch: who began behind would wait for ever for who is done.
+    state = process.from_leader(lambda: _state_left(directory, continue_from))
     best = trainer.restore(state) if state else {}
     history: list[dict[str, float]] = state.get("history", []) if state else []
     if process.leads and told_epochs is not None:
@@ -341,14 +343,14 @@ class _Means:
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
 
 
-def _state_left(directory: Path, continue_from: Path | None, process: Process) -> dict[str, Any] | None:
+def _state_left(directory: Path, continue_from: Path | None) -> dict[str, Any] | None:
     """What there is to continue from; damages are noted in `directory`."""
     clear_rests(directory)
     tell = functools.partial(add_note, directory)
     state = load_state(directory, tell=tell)
     if state is None and continue_from is not None:
         state = load_state(continue_from, tell=tell)
-        if state is not None and process.leads:
+        if state is not None:
             copy_student(continue_from / BEST, directory / BEST)
     return state
 

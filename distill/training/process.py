@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -57,14 +57,13 @@ class Process:
         """
         return shared.no_sync() if isinstance(shared, DistributedDataParallel) else nullcontext()
 
-    def leader_first(self, act: Callable[[], Result]) -> Result:
-        """Calls `act` in every process, in the others once it has returned in the one that leads."""
-        if self.leads:
-            result = act()
-            self.wait()
-            return result
-        self.wait()
-        return act()
+    def from_leader(self, act: Callable[[], Result]) -> Result:
+        """What `act` returns in the process that leads, in every process; the others do not call it."""
+        if self.shard.world_size == 1:
+            return act()
+        results = [act() if self.leads else None]
+        dist.broadcast_object_list(results, src=0)
+        return cast(Result, results[0])
 
     def wait(self) -> None:
         """Returns once every process has come here."""

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from distill.errors import DivergenceError, TeacherError
 from distill.training import Process, train
 from distill.training.loop import Trainer, learning_rate_share
 from distill.training.parts import frozen_parts
+from tests.distill.losses.workers import on_workers
 
 
 def small(**changes) -> TrialConfig:
@@ -260,6 +262,41 @@ def test_a_damaged_state_costs_one_epoch_and_is_noted(tmp_path: Path) -> None:
     assert [comparable(report) for report in rest] == [comparable(whole[2])]
     (note,) = read_notes(tmp_path)
     assert "last.pt; the training goes on from previous.pt" in note
+
+
+def go_on(config: TrialConfig, disks: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Trains as one of several workers, each with a disk of its own; the epochs that it told, its weights."""
+    process, trainers, reports = Process.current(), list[Trainer](), Reports()
+    begin = Trainer.restore
+
+    def restore(trainer: Trainer, state: dict[str, Any]) -> dict[str, float]:
+        trainers.append(trainer)
+        return begin(trainer, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "restore", restore)
+        train(config, report=reports, directory=disks / f"{process.shard.rank}")
+    (trainer,) = trainers
+    weights = {name: weight.detach() for name, weight in trainer.student.named_parameters()}
+    return [report["epoch"] for report in reports], weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others_epochs", [0, 3])
+def test_workers_whose_disks_know_of_different_epochs_go_on_from_the_leaders(
+    tmp_path: Path, others_epochs: int
+) -> None:
+    """As after a kill, where each machine has what it wrote itself, or what was handed on to it before."""
+    whole = {"epochs": 4, "faces_per_epoch": 64, "batch_size": 32}
+    for disk, epochs in enumerate((2, others_epochs)):
+        if epochs:
+            config = small(training=whole | {"epochs": epochs}, seed=disk)
+            train(config, report=Reports(), directory=tmp_path / f"{disk}")
+    (tmp_path / "results").mkdir()
+    told = on_workers(go_on, small(training=whole), tmp_path, world_size=2, directory=tmp_path / "results")
+    (led, led_weights), (followed, followed_weights) = told
+    assert (led, followed) == ([3, 4], [])
+    assert all(torch.equal(led_weights[name], followed_weights[name]) for name in led_weights)
 
 
 def test_a_training_goes_on_with_settings_of_its_own(tmp_path: Path) -> None:
